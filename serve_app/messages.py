@@ -1,0 +1,270 @@
+"""What travels between the boxes of the graph: small frozen dataclasses of plain data, safe to pickle across a handle.
+
+Nothing here knows Ray, HTTP, SQL or torch. A generation travels down as `Ask` (AnswerCache) and `Generate` (Model) and comes back as a
+stream: one `Opening` (from AnswerCache only), any number of `Chunk`, and exactly one ending, a `Finish` or a `Failed`.
+Tests: tests/fast/test_messages.py.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+from serve_app.errors import FrugalError
+
+Role = Literal["system", "user", "assistant"]
+Priority = Literal["interactive", "batch"]
+Outcome = Literal["hit", "join", "miss", "bypass"]
+FinishReason = Literal["stop", "length", "cancelled"]
+
+
+@dataclass(frozen=True, slots=True)
+class Message:
+    """One turn of a conversation."""
+
+    role: Role
+    content: str
+
+
+@dataclass(frozen=True, slots=True)
+class Sampling:
+    """How tokens are chosen and when to stop. Every field is honoured by every engine.
+
+    `temperature` 0 is greedy. `top_k` 0, `top_p` 1 and `min_p` 0 switch their filter off. Penalties follow OpenAI
+    (`frequency_penalty`, `presence_penalty`, -2 to 2, over the generated tokens) and CTRL (`repetition_penalty`, > 0, over prompt and
+    generated tokens, https://arxiv.org/abs/1909.05858). `stop` strings are not part of the answer.
+    """
+
+    temperature: float = 0.0
+    top_p: float = 1.0
+    top_k: int = 0
+    min_p: float = 0.0
+    seed: int | None = None
+    frequency_penalty: float = 0.0
+    presence_penalty: float = 0.0
+    repetition_penalty: float = 1.0
+    stop: tuple[str, ...] = ()
+    max_tokens: int = 256
+    min_tokens: int = 0
+    ignore_eos: bool = False
+
+    @property
+    def greedy(self) -> bool:
+        """True where the same prompt always gives the same distribution's top token."""
+        return self.temperature == 0.0
+
+    @property
+    def repeatable(self) -> bool:
+        """True where a second run would draw the same tokens, so that a stored answer may stand for it."""
+        return self.greedy or self.seed is not None
+
+
+@dataclass(frozen=True, slots=True)
+class Generate:
+    """One generation for a model: a conversation (`messages`, put through the chat template) or a raw `prompt`, never both."""
+
+    request_id: str
+    model: str
+    sampling: Sampling
+    messages: tuple[Message, ...] = ()
+    prompt: str | None = None
+    priority: Priority = "interactive"
+
+
+@dataclass(frozen=True, slots=True)
+class CachePolicy:
+    """What a request says about stored answers: `Cache-Control` in the words of RFC 9111, section 5.2.1.
+
+    `no_cache`: use no stored or live answer, do store the new one. `no_store`: do not store. `max_age_s`: accept only answers at most that
+    old. `sampled_always`: cache and join although the request is not repeatable (temperature > 0 and no seed).
+    """
+
+    no_cache: bool = False
+    no_store: bool = False
+    max_age_s: float | None = None
+    sampled_always: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Ask:
+    """A question for AnswerCache: what to generate, what may be reused, for whom (`scope`) and on behalf of which feed (`feed_id`)."""
+
+    generate: Generate
+    policy: CachePolicy = CachePolicy()
+    scope: str = ""
+    feed_id: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Opening:
+    """First item of an answer: how it was made. `age_s` is the age of a stored answer, `None` for one that is being made."""
+
+    outcome: Outcome
+    key: str
+    age_s: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Chunk:
+    """Some text and the number of tokens it took. Several steps' worth may travel as one chunk."""
+
+    text: str
+    num_tokens: int
+
+
+@dataclass(frozen=True, slots=True)
+class Usage:
+    """Token counts of one generation; `cached_tokens` of the prompt's came from KV that was there already."""
+
+    prompt_tokens: int
+    completion_tokens: int
+    cached_tokens: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Finish:
+    """The good ending of a generation and what it took.
+
+    `compute_s`: this request's share of the engine's step time, in seconds on one replica. `alone_s`: what the same tokens cost one at a
+    time, from the rates measured on this replica at its start. `queue_s`, `ttft_s`, `duration_s`: from arrival at the engine to the first
+    step, to the first token, to the end. `batch_size`: rows of the batch it ran in. `cost_usd`: `compute_s` at the replica's price.
+    """
+
+    reason: FinishReason
+    usage: Usage
+    compute_s: float
+    alone_s: float
+    queue_s: float
+    ttft_s: float
+    duration_s: float
+    batch_size: int
+    cost_usd: float
+
+
+@dataclass(frozen=True, slots=True)
+class Failed:
+    """The bad ending of a generation."""
+
+    error: FrugalError
+
+
+Item = Opening | Chunk | Finish | Failed
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """A whole answer: what AnswerCache stores, and what a caller that does not stream gets."""
+
+    opening: Opening
+    text: str
+    finish: Finish
+
+
+@dataclass(frozen=True, slots=True)
+class ModelCard:
+    """Who answers: everything about loaded weights that can change an answer, and the limits a client must know.
+
+    `fingerprint` is a SHA-256 over the weights' identity, the quantization and the chat template; it is part of every cache key.
+    Rates are measured alone on this replica at its start: prompt tokens per second and seconds per decode step.
+    """
+
+    id: str
+    source: str
+    revision: str
+    architecture: str
+    quantization: str
+    dtype: str
+    device: str
+    fingerprint: str
+    max_context: int
+    num_parameters: int
+    weights_bytes: int
+    alone_prefill_tokens_per_s: float
+    alone_decode_step_s: float
+    loaded_at: float
+    notes: tuple[str, ...] = ()
+
+
+ArticleState = Literal["pending", "done", "failed", "skipped"]
+FeedState = Literal["new", "ok", "failing", "gone", "paused"]
+
+
+@dataclass(frozen=True, slots=True)
+class Summary:
+    """The one stored result of an article: what was written, by whom, from which prompt and text, and what it took."""
+
+    text: str
+    model: str
+    prompt_version: str
+    prompt_template: str
+    text_hash: str
+    cache: Outcome
+    prompt_tokens: int
+    completion_tokens: int
+    compute_s: float
+    cost_usd: float
+    created_at: float
+
+
+@dataclass(frozen=True, slots=True)
+class Article:
+    """An entry of a feed as we keep it. `text` is plain text; `text_hash` the SHA-256 of its normalised title and text."""
+
+    id: str
+    feed_id: str
+    guid: str
+    link: str
+    title: str
+    author: str
+    published_at: float | None
+    first_seen_at: float
+    updated_at: float
+    text: str
+    text_hash: str
+    state: ArticleState
+    reason: str | None = None
+    attempts: int = 0
+    next_try_at: float | None = None
+    summary: Summary | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Feed:
+    """A feed and its health. `origin` says whether the configuration or the API named it; `num_articles` counts by state."""
+
+    id: str
+    url: str
+    origin: Literal["config", "api"]
+    state: FeedState
+    title: str
+    created_at: float
+    next_check_at: float
+    etag: str | None = None
+    last_modified: str | None = None
+    last_status: int | None = None
+    last_error: str | None = None
+    num_errors: int = 0
+    last_check_at: float | None = None
+    last_success_at: float | None = None
+    num_articles: tuple[tuple[ArticleState, int], ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class ArticleQuery:
+    """Which articles: of one feed, in one state, holding a text (title, article or summary, any case), published or first seen since a
+    Unix time. Newest first; `cursor` is the opaque `next_cursor` of the page before."""
+
+    feed_id: str | None = None
+    state: ArticleState | None = None
+    text: str | None = None
+    since: float | None = None
+    limit: int = 20
+    cursor: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class ArticlePage:
+    """One page of a list, and the cursor of the next one where there is more."""
+
+    articles: tuple[Article, ...]
+    next_cursor: str | None = None

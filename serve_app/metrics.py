@@ -1,0 +1,159 @@
+"""Every metric in one table: name, kind, labels, buckets, one sentence; and the registry that each replica fills.
+
+Ray does not see plain prometheus_client metrics of a replica, so each replica hands out a `snapshot` (plain data) and Ingress renders all
+of them together with `render`, told apart by the labels `deployment` and `replica`. Tests: tests/fast/test_metrics.py.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Literal
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
+from prometheus_client.metrics_core import Metric as Family
+from prometheus_client.registry import Collector
+
+Kind = Literal["counter", "gauge", "histogram"]
+
+LATENCY_S = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120)
+STEP_S = (0.005, 0.01, 0.02, 0.04, 0.08, 0.16, 0.32, 0.64, 1.28, 2.56, 5.12, 10)
+ROWS = (1, 2, 4, 8, 12, 16, 24, 32, 48, 64, 128, 256)
+
+
+@dataclass(frozen=True, slots=True)
+class Spec:
+    """One row of the table."""
+
+    kind: Kind
+    help: str
+    labels: tuple[str, ...] = ()
+    buckets: tuple[float, ...] = LATENCY_S
+
+
+METRICS: dict[str, Spec] = {
+    # Ingress
+    "frugal_http_requests_total": Spec("counter", "HTTP requests by route template and status.", ("method", "route", "status")),
+    "frugal_http_request_seconds": Spec("histogram", "From the request's head to the end of the reply's body.", ("route",)),
+    # AnswerCache
+    "frugal_cache_requests_total": Spec("counter", "Answers by how they were made: hit, join, miss, bypass.", ("model", "outcome")),
+    "frugal_cache_answer_seconds": Spec("histogram", "From the question to the answer's end.", ("outcome",)),
+    "frugal_cache_avoided_compute_seconds_total": Spec("counter", "Compute-seconds of the answers that were not made again.", ("model",)),
+    "frugal_cache_in_flight": Spec("gauge", "Generations that callers share at this moment."),
+    "frugal_cache_entries": Spec("gauge", "Stored answers."),
+    "frugal_cache_bytes": Spec("gauge", "Size of the stored answers."),
+    "frugal_cache_evictions_total": Spec("counter", "Stored answers dropped for their age or for room."),
+    "frugal_cache_errors_total": Spec("counter", "Store operations that failed and were treated as a miss.", ("operation",)),
+    # Model
+    "frugal_engine_requests_total": Spec("counter", "Generations by their ending: stop, length, cancelled, error.", ("model", "ending")),
+    "frugal_engine_prompt_tokens_total": Spec("counter", "Prompt tokens computed.", ("model",)),
+    "frugal_engine_completion_tokens_total": Spec("counter", "Tokens generated.", ("model",)),
+    "frugal_engine_waiting": Spec("gauge", "Requests that wait for the engine."),
+    "frugal_engine_running": Spec("gauge", "Rows that the engine is decoding."),
+    "frugal_engine_batch_size": Spec("histogram", "Rows per batch, counted once per batch.", (), ROWS),
+    "frugal_engine_queue_seconds": Spec("histogram", "From arrival at the engine to the first step."),
+    "frugal_engine_ttft_seconds": Spec("histogram", "From arrival at the engine to the first token."),
+    "frugal_engine_step_seconds": Spec("histogram", "Time of one engine step.", ("phase",), STEP_S),
+    "frugal_engine_rows_total": Spec("counter", "Rows computed over all steps: live, or wasted on a row that had ended.", ("kind",)),
+    "frugal_engine_startup_seconds": Spec("gauge", "From the actor's start to the engine's first wait for work."),
+    "frugal_engine_used_seconds_total": Spec("counter", "Engine loop time spent on steps."),
+    "frugal_engine_idle_seconds_total": Spec("counter", "Engine loop time spent waiting for work."),
+    # Feeds
+    "frugal_feed_checks_total": Spec("counter", "Feed checks by result: new, unchanged, error.", ("result",)),
+    "frugal_feed_check_seconds": Spec("histogram", "Time of one fetch and parse."),
+    "frugal_articles": Spec("gauge", "Articles by state.", ("state",)),
+    "frugal_summaries_total": Spec("counter", "Summaries asked for, by result: done, failed, retry.", ("result",)),
+    "frugal_feeds_lease_held": Spec("gauge", "1 where this replica may write."),
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Sample:
+    """One line of a family: its full name, labels and value."""
+
+    name: str
+    labels: tuple[tuple[str, str], ...]
+    value: float
+
+
+@dataclass(frozen=True, slots=True)
+class Snapshot:
+    """What one replica measured, as plain data: family name -> samples."""
+
+    deployment: str
+    replica: str
+    families: tuple[tuple[str, tuple[Sample, ...]], ...]
+
+
+class Metrics:
+    """The metrics of one process. Names that are not in the table raise KeyError."""
+
+    def __init__(self) -> None:
+        self._registry = CollectorRegistry()
+        self._made: dict[str, Counter | Gauge | Histogram] = {}
+
+    def inc(self, name: str, value: float = 1.0, **labels: str) -> None:
+        """Add to a counter."""
+        metric = self._child(name, labels)
+        assert isinstance(metric, Counter), f"{name} is not a counter"
+        metric.inc(value)
+
+    def set(self, name: str, value: float, **labels: str) -> None:
+        """Set a gauge."""
+        metric = self._child(name, labels)
+        assert isinstance(metric, Gauge), f"{name} is not a gauge"
+        metric.set(value)
+
+    def observe(self, name: str, value: float, **labels: str) -> None:
+        """Put a value into a histogram."""
+        metric = self._child(name, labels)
+        assert isinstance(metric, Histogram), f"{name} is not a histogram"
+        metric.observe(value)
+
+    def snapshot(self, deployment: str, replica: str) -> Snapshot:
+        """All values as plain data. The `_created` lines, which no dashboard uses, are left out."""
+        families = []
+        for family in self._registry.collect():
+            samples = [
+                Sample(sample.name, tuple(sorted(sample.labels.items())), sample.value)
+                for sample in family.samples
+                if not sample.name.endswith("_created")
+            ]
+            name = family.name + ("_total" if family.type == "counter" else "")
+            families.append((name, tuple(samples)))
+        return Snapshot(deployment, replica, tuple(families))
+
+    def _child(self, name: str, labels: dict[str, str]) -> Counter | Gauge | Histogram:
+        metric = self._made.get(name)
+        if metric is None:
+            metric = self._made[name] = _make(name, METRICS[name], self._registry)
+        return metric.labels(**labels) if METRICS[name].labels else metric
+
+
+def _make(name: str, spec: Spec, registry: CollectorRegistry) -> Counter | Gauge | Histogram:
+    if spec.kind == "counter":
+        return Counter(name, spec.help, spec.labels, registry=registry)
+    if spec.kind == "gauge":
+        return Gauge(name, spec.help, spec.labels, registry=registry)
+    return Histogram(name, spec.help, spec.labels, registry=registry, buckets=spec.buckets)
+
+
+class _Snapshots(Collector):
+    def __init__(self, snapshots: Iterable[Snapshot]) -> None:
+        self._snapshots = list(snapshots)
+
+    def collect(self) -> Iterable[Family]:
+        for name, spec in METRICS.items():
+            family = Family(name.removesuffix("_total"), spec.help, spec.kind)
+            for snapshot in self._snapshots:
+                where = {"deployment": snapshot.deployment, "replica": snapshot.replica}
+                for sample in dict(snapshot.families).get(name, ()):
+                    family.add_sample(sample.name, {**dict(sample.labels), **where}, sample.value)
+            yield family
+
+
+def render(snapshots: Iterable[Snapshot]) -> str:
+    """The Prometheus text of many replicas: every family of the table, in its order, with its help."""
+    registry = CollectorRegistry()
+    registry.register(_Snapshots(snapshots))
+    return generate_latest(registry).decode()

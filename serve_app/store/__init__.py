@@ -1,0 +1,1 @@
+"""What survives a restart: SQLAlchemy over SQLite on one machine, PostgreSQL in a cluster."""

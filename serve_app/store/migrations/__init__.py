@@ -1,0 +1,1 @@
+"""Alembic migrations; `store/database.py` runs them when it opens a database."""
