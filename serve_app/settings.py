@@ -246,7 +246,7 @@ def problems(error: pydantic.ValidationError, cls: type[BaseModel], where: str) 
         if detail["type"] == "extra_forbidden":
             yield f"{path}: unknown key; {_nearest(cls, loc)}"
         elif detail["type"] == "value_error":
-            yield f"{path}: {str(detail['ctx']['error'])}"
+            yield f"{path}: {detail['ctx']['error']}"
         else:
             yield f"{path}: {detail['msg']}, not {_shown(detail['input'])}"
 

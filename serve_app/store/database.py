@@ -18,7 +18,6 @@ import sqlalchemy
 from filelock import FileLock
 from sqlalchemy import Connection, event
 from sqlalchemy.dialects import postgresql, sqlite
-from sqlalchemy.sql.dml import Insert
 
 T = TypeVar("T")
 
@@ -56,7 +55,7 @@ class Database:
         """Do a blocking call in a thread."""
         return await asyncio.to_thread(call, *args)
 
-    def insert(self, table: sqlalchemy.Table) -> Insert:
+    def insert(self, table: sqlalchemy.Table) -> sqlite.Insert | postgresql.Insert:
         """An INSERT that knows ON CONFLICT, in this database's dialect."""
         return sqlite.insert(table) if self.is_sqlite else postgresql.insert(table)
 

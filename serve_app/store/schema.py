@@ -115,6 +115,7 @@ replicas = Table(  # one row per Model replica that ever was, written about once
     metadata,
     Column("id", String, primary_key=True),
     Column("model", String, nullable=False),
+    Column("host", String, nullable=False),
     Column("started_at", Float, nullable=False),  # the actor's start
     Column("last_seen_at", Float, nullable=False),
     Column("stopped_at", Float),

@@ -30,9 +30,14 @@ def test_opening_it_again_keeps_what_was_stored(tmp_path: pathlib.Path) -> None:
 
 def test_a_block_that_raises_leaves_nothing(tmp_path: pathlib.Path) -> None:
     database = Database(f"sqlite:///{tmp_path}/frugal.db")
-    with pytest.raises(ZeroDivisionError), database.begin() as connection:
-        connection.execute(leases.insert().values(name="feeds", holder="a", expires_at=1.0))
-        _ = 1 / 0
+
+    def write_and_raise() -> None:
+        with database.begin() as connection:
+            connection.execute(leases.insert().values(name="feeds", holder="a", expires_at=1.0))
+            raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        write_and_raise()
     with database.read() as connection:
         assert connection.execute(select(leases)).all() == []
 

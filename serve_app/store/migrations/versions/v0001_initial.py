@@ -10,7 +10,6 @@ depends_on = None
 
 
 def upgrade() -> None:
-
     op.create_table(
         "answers",
         sa.Column("key", sa.String(length=64), nullable=False),
@@ -77,6 +76,7 @@ def upgrade() -> None:
         "replicas",
         sa.Column("id", sa.String(), nullable=False),
         sa.Column("model", sa.String(), nullable=False),
+        sa.Column("host", sa.String(), nullable=False),
         sa.Column("started_at", sa.Float(), nullable=False),
         sa.Column("last_seen_at", sa.Float(), nullable=False),
         sa.Column("stopped_at", sa.Float(), nullable=True),
@@ -141,7 +141,6 @@ def upgrade() -> None:
 
 
 def downgrade() -> None:
-
     op.drop_table("results")
     with op.batch_alter_table("articles", schema=None) as batch_op:
         batch_op.drop_index("articles_updated_at")

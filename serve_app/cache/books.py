@@ -1,0 +1,59 @@
+"""What AnswerCache did since the last flush, ready to be added to the ledger and to the metrics.
+
+Each caller is one request of its outcome; each generation's cost is booked once, whoever waited for it. Tests: tests/fast/test_answers.py.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from serve_app.messages import Ask, Finish, Outcome
+from serve_app.metrics import Metrics
+from serve_app.store.ledger import LedgerRow
+
+
+class Books:
+    """Sums by hour, model, feed, outcome and ending. `now` is Unix time."""
+
+    def __init__(self, metrics: Metrics, now: Callable[[], float]) -> None:
+        self._metrics = metrics
+        self._now = now
+        self._rows: dict[tuple[object, ...], LedgerRow] = {}
+
+    def caller(self, ask: Ask, outcome: Outcome, ending: str, finish: Finish | None, latency_s: float) -> None:
+        """Somebody got an answer, or its error, or left. `finish` is the generation's own, also for a hit or a join."""
+        model = ask.generate.model
+        avoided_s = finish.compute_s if finish and outcome in ("hit", "join") else 0.0
+        usage = finish.usage if finish else None
+        self._add(
+            ask,
+            outcome,
+            ending,
+            requests=1,
+            prompt_tokens=usage.prompt_tokens if usage else 0,
+            completion_tokens=usage.completion_tokens if usage else 0,
+            avoided_s=avoided_s,
+            latency_s=latency_s,
+        )
+        self._metrics.inc("frugal_cache_requests_total", model=model, outcome=outcome)
+        self._metrics.inc("frugal_cache_avoided_compute_seconds_total", avoided_s, model=model)
+        self._metrics.observe("frugal_cache_answer_seconds", latency_s, outcome=outcome)
+
+    def generation(self, ask: Ask, outcome: Outcome, finish: Finish) -> None:
+        """A generation ended and cost something."""
+        self._add(ask, outcome, finish.reason, compute_s=finish.compute_s, alone_s=finish.alone_s, cost_usd=finish.cost_usd)
+
+    def take(self) -> list[LedgerRow]:
+        """Everything since the last take."""
+        rows, self._rows = list(self._rows.values()), {}
+        return rows
+
+    def give_back(self, rows: list[LedgerRow]) -> None:
+        """Put rows back that could not be stored."""
+        for row in rows:
+            self._rows.setdefault(row.key, LedgerRow(*row.key)).add(row)  # type: ignore[arg-type]
+
+    def _add(self, ask: Ask, outcome: Outcome, ending: str, **sums: float) -> None:
+        hour = int(self._now()) // 3600 * 3600
+        row = LedgerRow(hour, ask.generate.model, ask.feed_id, outcome, ending, **sums)  # type: ignore[arg-type]
+        self.give_back([row])

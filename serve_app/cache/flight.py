@@ -1,0 +1,84 @@
+"""One answer in the making and everybody who waits for it: late callers replay what exists, then follow live.
+
+A flight is first a look into the store, then, where that finds nothing, a generation. It knows no storage and no rules (`answers.py` does).
+A slow reader delays nobody: each has its own place in the list of items. Tests: tests/fast/test_answers.py.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Iterable, Iterator
+
+from serve_app.messages import Chunk, Failed, Finish, Item
+
+
+class Flight:
+    """Items of one answer, in order; all calls on one event loop."""
+
+    def __init__(self, key: str, request_id: str, *, interactive: bool, keep: bool) -> None:
+        self.key = key
+        self.request_id = request_id  # of the generation, where there is one
+        self.interactive = interactive  # somebody who waits is a person
+        self.keep = keep  # somebody who waits allows it to be stored
+        self.followers = 0
+        self.age_s: float | None = None  # set by `open` where the answer was stored
+        self.task: asyncio.Task[None] | None = None
+        self._items: list[Item] = []
+        self._opened = asyncio.Event()
+        self._changed = asyncio.Event()
+
+    def open(self, age_s: float | None) -> None:
+        """Say how the answer comes about: stored `age_s` seconds ago, or None: it is being generated."""
+        self.age_s = age_s
+        self._opened.set()
+
+    async def opened(self) -> None:
+        """Wait until it is known whether the answer was stored."""
+        await self._opened.wait()
+
+    @property
+    def ended(self) -> bool:
+        """True once it has its ending."""
+        return bool(self._items) and isinstance(self._items[-1], Finish | Failed)
+
+    def push(self, item: Item) -> None:
+        """Add an item; nothing may follow an ending."""
+        assert not self.ended, "a flight has one ending"
+        self._items.append(item)
+        self._opened.set()
+        self._changed.set()
+        self._changed = asyncio.Event()
+
+    async def follow(self) -> AsyncIterator[Item]:
+        """All items from the first one on, up to the ending; what waits is handed over as one chunk."""
+        seen = 0
+        while True:
+            waiting, changed = self._items[seen:], self._changed
+            seen += len(waiting)
+            for item in merged(waiting):
+                yield item
+                if isinstance(item, Finish | Failed):
+                    return
+            if seen == len(self._items):
+                await changed.wait()
+
+    def text(self) -> str:
+        """The text so far."""
+        return "".join(item.text for item in self._items if isinstance(item, Chunk))
+
+
+def merged(items: Iterable[Item]) -> Iterator[Item]:
+    """The same items with neighbouring chunks made one."""
+    text: list[str] = []
+    num_tokens = 0
+    for item in items:
+        if isinstance(item, Chunk):
+            text.append(item.text)
+            num_tokens += item.num_tokens
+            continue
+        if text:
+            yield Chunk("".join(text), num_tokens)
+            text, num_tokens = [], 0
+        yield item
+    if text:
+        yield Chunk("".join(text), num_tokens)

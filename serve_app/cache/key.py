@@ -1,0 +1,49 @@
+"""What makes two questions the same: the SHA-256 of canonical JSON of everything that can change the answer, and of the scope.
+
+Left out on purpose: `request_id` and `priority` change nothing in the text; under greedy decoding `seed`, `top_p`, `top_k` and `min_p` do
+not either (each keeps the most likely token), so they are set to one value.
+Tests: tests/fast/test_cache_key.py changes every field in turn.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+
+from serve_app.messages import Ask, Sampling
+
+VERSION = 1  # of this layout; raise it when the meaning of a stored answer changes
+
+
+def answer_key(ask: Ask, fingerprint: str) -> str:
+    """64 hex digits. `fingerprint` is `ModelCard.fingerprint`: weights, quantization, chat template."""
+    return _sha256({**_question(ask), "fingerprint": fingerprint})
+
+
+def shard_key(ask: Ask) -> str:
+    """Which AnswerCache shard answers: the same question always goes to the same one, before anybody knows the loaded weights."""
+    return _sha256(_question(ask))
+
+
+def _question(ask: Ask) -> dict[str, object]:
+    generate = ask.generate
+    return {
+        "version": VERSION,
+        "scope": ask.scope,
+        "model": generate.model,
+        "messages": [[message.role, message.content] for message in generate.messages],
+        "prompt": generate.prompt,
+        "sampling": dataclasses.asdict(_canonical(generate.sampling)),
+    }
+
+
+def _canonical(sampling: Sampling) -> Sampling:
+    if not sampling.greedy:
+        return sampling
+    return dataclasses.replace(sampling, temperature=0.0, seed=None, top_p=1.0, top_k=0, min_p=0.0)
+
+
+def _sha256(value: object) -> str:
+    text = json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
+    return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()

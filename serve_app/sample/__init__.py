@@ -1,0 +1,1 @@
+"""The sample feed that ships with the application."""
