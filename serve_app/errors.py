@@ -120,6 +120,13 @@ class Unavailable(FrugalError):
     code = "unavailable"
 
 
+class TimedOut(FrugalError):
+    """The answer took longer than `request_timeout_s`."""
+
+    status = 504
+    code = "timeout"
+
+
 class ModelLoadError(FrugalError):
     """The configured model cannot be loaded; the message says what to change."""
 
@@ -139,7 +146,24 @@ class ConfigError(FrugalError):
 
 
 class FetchError(FrugalError):
-    """A feed could not be fetched or is not a feed. `permanent` where only a person can mend it (a refused address, a 410)."""
+    """A feed could not be fetched or is not a feed. `permanent` where only a person can mend it (a refused address, a 410);
+    `http_status` is what the feed's server answered, `None` where it did not."""
 
     status = 502
     code = "fetch_failed"
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        param: str | None = None,
+        retry_after_s: float | None = None,
+        permanent: bool = False,
+        http_status: int | None = None,
+    ) -> None:
+        super().__init__(message, param=param, retry_after_s=retry_after_s)
+        self.permanent = permanent
+        self.http_status = http_status
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return (*super().__reduce__(), {"permanent": self.permanent, "http_status": self.http_status})

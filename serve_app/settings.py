@@ -12,7 +12,7 @@ import json
 import os
 import pathlib
 from collections.abc import Iterator, Mapping
-from typing import Any, Literal, TypeVar
+from typing import Any, Generic, Literal, TypeVar
 
 import pydantic
 from pydantic import BaseModel, ConfigDict, Field, model_validator
@@ -228,6 +228,37 @@ class FeedsSettings(Settings):
         if self.connect_timeout_s > self.total_timeout_s:
             raise ValueError("connect_timeout_s is greater than total_timeout_s; lower it")
         return self
+
+
+class Live(Generic[S]):
+    """Settings that may change while requests run: a bad change keeps the old ones and is shown as `error`."""
+
+    def __init__(self, cls: type[S], where: str) -> None:
+        self._cls = cls
+        self._where = where
+        self._value: S | None = None
+        self.error: str | None = None
+
+    @property
+    def value(self) -> S:
+        """The settings in force; the defaults before the first update."""
+        return self._cls() if self._value is None else self._value
+
+    def update(self, data: Mapping[str, Any] | None) -> bool:
+        """Take new settings over; False where they are wrong and the old ones stay.
+
+        Raises:
+            ConfigError: the very first settings are wrong, so that there are no old ones to keep.
+        """
+        try:
+            self._value = self._cls.load(data, self._where)
+        except ConfigError as error:
+            if self._value is None:
+                raise
+            self.error = error.message
+            return False
+        self.error = None
+        return True
 
 
 USER_CONFIGS: dict[str, type[Settings]] = {

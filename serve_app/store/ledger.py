@@ -55,6 +55,7 @@ class ReplicaRow:
     id: str
     model: str
     host: str
+    phase: str
     started_at: float
     last_seen_at: float
     stopped_at: float | None

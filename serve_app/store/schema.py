@@ -116,6 +116,7 @@ replicas = Table(  # one row per Model replica that ever was, written about once
     Column("id", String, primary_key=True),
     Column("model", String, nullable=False),
     Column("host", String, nullable=False),
+    Column("phase", Text, nullable=False),  # what it is doing, in plain words; "ready" once it serves
     Column("started_at", Float, nullable=False),  # the actor's start
     Column("last_seen_at", Float, nullable=False),
     Column("stopped_at", Float),

@@ -77,6 +77,7 @@ def upgrade() -> None:
         sa.Column("id", sa.String(), nullable=False),
         sa.Column("model", sa.String(), nullable=False),
         sa.Column("host", sa.String(), nullable=False),
+        sa.Column("phase", sa.Text(), nullable=False),
         sa.Column("started_at", sa.Float(), nullable=False),
         sa.Column("last_seen_at", sa.Float(), nullable=False),
         sa.Column("stopped_at", sa.Float(), nullable=True),

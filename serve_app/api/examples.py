@@ -1,0 +1,85 @@
+"""Responses as /docs and /openapi.json show them: statuses, examples and the shape of an error. Data only."""
+
+from __future__ import annotations
+
+from typing import Any
+
+Responses = dict[int | str, dict[str, Any]]
+
+_USAGE = {"prompt_tokens": 31, "completion_tokens": 12, "total_tokens": 43, "prompt_tokens_details": {"cached_tokens": 16}}
+_FRUGAL = {
+    "cache": "miss",
+    "age_s": None,
+    "compute_s": 0.41,
+    "avoided_s": 0.0,
+    "cost_usd": 0.0000057,
+    "batch_size": 4,
+    "ttft_s": 0.09,
+    "queue_s": 0.02,
+}
+_HEAD = {"created": 1795372800, "model": "smollm2-135m-instruct", "system_fingerprint": "5d1f0c8e7a3b9264"}
+_CHAT = {
+    "id": "chatcmpl-1f0e",
+    "object": "chat.completion",
+    **_HEAD,
+    "choices": [
+        {
+            "index": 0,
+            "message": {"role": "assistant", "content": "Paris is the capital of France.", "refusal": None},
+            "logprobs": None,
+            "finish_reason": "stop",
+        }
+    ],
+    "usage": _USAGE,
+    "frugal": _FRUGAL,
+}
+_TEXT = {
+    "id": "cmpl-1f0e",
+    "object": "text_completion",
+    **_HEAD,
+    "choices": [{"index": 0, "text": " Paris.", "logprobs": None, "finish_reason": "stop"}],
+    "usage": _USAGE,
+    "frugal": _FRUGAL,
+}
+
+
+def _error(description: str, message: str, type: str, code: str, param: str | None = None) -> dict[str, Any]:
+    body = {"error": {"message": message, "type": type, "param": param, "code": code}}
+    return {"description": description, "content": {"application/json": {"example": body}}}
+
+
+def _ok(description: str, example: dict[str, Any]) -> dict[str, Any]:
+    return {"description": description, "content": {"application/json": {"example": example}}}
+
+
+BAD = _error(
+    "A field that is wrong or not served; the message names it, its limit and the remedy",
+    "temperature: input should be less than or equal to 2, not 3; send a number from 0 (greedy) to 2",
+    "invalid_request_error",
+    "invalid_value",
+    "temperature",
+)
+MISSING = _error("There is nothing under this id", "there is no such thing", "invalid_request_error", "not_found")
+NO_MODEL = _error(
+    "No model of this name is served",
+    "model: there is no 'gpt-9' here; send one of smollm2-135m-instruct",
+    "invalid_request_error",
+    "model_not_found",
+    "model",
+)
+BUSY = _error(
+    "A queue is full; Retry-After says when to come back", "256 requests are waiting; try again in 4 s", "rate_limit_error", "overloaded"
+)
+LOADING = _error(
+    "A part of the server is still loading; Retry-After says when to come back", "the model is loading", "server_error", "unavailable"
+)
+CONFLICT = _error(
+    "The feed exists already, or the configuration names it",
+    "the configuration names this feed; remove it there",
+    "invalid_request_error",
+    "conflict",
+)
+
+_STREAM = "The whole answer; with stream, events of chat.completion.chunk or text_completion that end in `data: [DONE]`"
+CHAT: Responses = {200: _ok(_STREAM, _CHAT), 400: BAD, 404: NO_MODEL, 429: BUSY, 503: LOADING}
+TEXT: Responses = {200: _ok(_STREAM, _TEXT), 400: BAD, 404: NO_MODEL, 429: BUSY, 503: LOADING}

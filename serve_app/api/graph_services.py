@@ -1,0 +1,149 @@
+"""What the routes need, over the graph's calls and the database: reads come straight from the store, so that they work while Feeds is down.
+
+Knows the graph only as `Calls`, so that tests need no Ray. Tests: tests/fast/test_graph_services.py, tests/ray.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import AsyncGenerator
+from typing import Any, Protocol
+
+from serve_app.costs import report
+from serve_app.messages import Answer, Article, ArticlePage, ArticleQuery, Ask, Feed, Item, ModelCard
+from serve_app.metrics import Metrics, Snapshot, render
+from serve_app.settings import AppSettings, IngressSettings, Live
+from serve_app.store.articles import ArticleStore
+from serve_app.store.database import Database
+from serve_app.store.ledger import Ledger
+
+log = logging.getLogger(__name__)
+
+CARD_RETRY_S = 2.0
+SEEN_S = 5.0  # a replica whose books are older than this is not loading any more
+BROKEN = ("UNHEALTHY", "DEPLOY_FAILED")  # a message of any other status is a remark of Serve, not an error
+
+
+class GraphCalls(Protocol):
+    """The other deployments."""
+
+    async def card(self) -> ModelCard: ...
+
+    async def answer(self, ask: Ask) -> Answer: ...
+
+    def stream(self, ask: Ask) -> AsyncGenerator[Item, None]: ...
+
+    async def feeds(self, method: str, *args: str) -> Any: ...
+
+    async def broadcast(self, method: str) -> list[Any]: ...
+
+    async def deployments(self) -> dict[str, tuple[str, str]]: ...
+
+
+class GraphServices:
+    """See api/services.py for what each method does."""
+
+    def __init__(self, app: AppSettings, settings: Live[IngressSettings], calls: GraphCalls) -> None:
+        self._app = app
+        self._settings = settings
+        self._calls = calls
+        self._database = Database(app.database)
+        self._articles = ArticleStore(self._database)
+        self._ledger = Ledger(self._database)
+        self._cards: tuple[ModelCard, ...] = ()
+        self._task: asyncio.Task[None] | None = None
+        self.own_metrics = Metrics()
+
+    @property
+    def settings(self) -> IngressSettings:
+        return self._settings.value
+
+    def start(self) -> None:
+        """Begin to ask for the model's card."""
+        self._task = asyncio.create_task(self._learn_card())
+
+    async def stop(self) -> None:
+        """Give the database back."""
+        if self._task is not None:
+            self._task.cancel()
+        self._database.close()
+
+    def model_ids(self) -> tuple[str, ...]:
+        return (self._app.model.id,)
+
+    async def cards(self) -> tuple[ModelCard, ...]:
+        return self._cards
+
+    async def answer(self, ask: Ask) -> Answer:
+        return await self._calls.answer(ask)
+
+    def stream(self, ask: Ask) -> AsyncGenerator[Item, None]:
+        return self._calls.stream(ask)
+
+    async def articles(self, q: ArticleQuery) -> ArticlePage:
+        return await asyncio.to_thread(self._articles.query, q)
+
+    async def article(self, id: str) -> Article:
+        return await asyncio.to_thread(self._articles.article, id)
+
+    async def feeds(self) -> tuple[Feed, ...]:
+        return tuple(await asyncio.to_thread(self._articles.feeds))
+
+    async def add_feed(self, url: str) -> Feed:
+        feed: Feed = await self._calls.feeds("add_feed", url)
+        return feed
+
+    async def remove_feed(self, id: str) -> None:
+        await self._calls.feeds("remove_feed", id)
+
+    async def refresh_feed(self, id: str) -> Feed:
+        feed: Feed = await self._calls.feeds("refresh_feed", id)
+        return feed
+
+    async def report(self) -> dict[str, Any]:
+        await self._calls.broadcast("flush")  # so that the books are those of this moment
+        snapshots = await self._snapshots()
+        rows, replicas = await asyncio.to_thread(lambda: (self._ledger.rows(), self._ledger.replicas()))
+        return report(rows, replicas, snapshots, time.time())
+
+    async def metrics(self) -> str:
+        return render(await self._snapshots())
+
+    async def ready(self) -> dict[str, Any]:
+        deployments = await self._calls.deployments()
+        phases = await asyncio.to_thread(self._phases)
+        waiting = [f"{name}: {_words(status)}" for name, (status, _message) in sorted(deployments.items()) if status != "HEALTHY"]
+        waiting += [f"model {self._app.model.id}: {phase}" for phase in phases]
+        if not self._cards and not waiting:
+            waiting.append(f"model {self._app.model.id}: starting")
+        errors = [f"{name}: {message}" for name, (status, message) in sorted(deployments.items()) if message and status in BROKEN]
+        errors += [problem for error in await self._calls.broadcast("settings_error") if error for problem in error.splitlines()]
+        return {"ready": bool(self._cards) and not waiting, "waiting_for": waiting, "errors": errors}
+
+    def observe(self, method: str, route: str, status: int, seconds: float) -> None:
+        self.own_metrics.inc("frugal_http_requests_total", method=method, route=route, status=str(status))
+        self.own_metrics.observe("frugal_http_request_seconds", seconds, route=route)
+
+    async def _snapshots(self) -> list[Snapshot]:
+        return list(await self._calls.broadcast("snapshot"))
+
+    def _phases(self) -> list[str]:
+        """What loading replicas are doing; nothing where one is ready."""
+        replicas = self._ledger.replicas(since=time.time() - SEEN_S)
+        phases = [replica.phase for replica in replicas if replica.stopped_at is None or replica.phase.startswith("failed")]
+        return [] if "ready" in phases else phases[-1:]
+
+    async def _learn_card(self) -> None:
+        while True:
+            try:
+                self._cards = (await self._calls.card(),)
+                return
+            except Exception as error:
+                log.info("the model's card is not there yet: %s", error)
+                await asyncio.sleep(CARD_RETRY_S)
+
+
+def _words(status: str) -> str:
+    return status.lower().replace("_", " ")

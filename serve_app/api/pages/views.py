@@ -1,0 +1,142 @@
+"""How values look on the pages. Pure: plain data in, plain text out; the templates escape it.
+
+Tests: tests/fast/test_api_views.py.
+"""
+
+from __future__ import annotations
+
+import datetime as dt
+import math
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+from urllib.parse import urlencode, urlsplit
+
+from serve_app.api.schemas import ArticleParams
+from serve_app.messages import Feed
+
+
+@dataclass(frozen=True, slots=True)
+class Figure:
+    """One number of the cost strip."""
+
+    label: str
+    value: str
+    note: str = ""
+
+
+def cost_strip(report: Mapping[str, Any]) -> list[Figure]:
+    """The few numbers of the report that fit on one line. What was not measured is not shown."""
+    rows = [
+        ("requests", _count(_number(report, "requests", "total")), _outcomes(report)),
+        ("answers reused", _percent(_number(report, "requests", "hit_ratio")), "from the cache, or shared with a live one"),
+        ("compute spent", seconds(_number(report, "compute", "spent_s")), ""),
+        ("avoided by the cache", seconds(_number(report, "compute", "avoided_by_cache_s")), "compute not done again"),
+        ("avoided by batching", seconds(_number(report, "compute", "avoided_by_batching_s")), "against one at a time"),
+        ("cost, by usage", usd(_number(report, "cost", "usage_usd")), "work done"),
+        ("cost, by allocation", usd(_number(report, "cost", "allocation_usd")), "idle time included"),
+    ]
+    return [Figure(label, value, note) for label, value, note in rows if value]
+
+
+def next_page(params: ArticleParams, cursor: str | None) -> str | None:
+    """The link to the next page, with the same filter."""
+    if cursor is None:
+        return None
+    kept = params.model_dump(exclude_none=True, exclude_defaults=True)
+    return "/?" + urlencode({**kept, "cursor": cursor})
+
+
+def counts(feed: Feed) -> str:
+    """`3 done, 1 pending`."""
+    return ", ".join(f"{num} {state}" for state, num in feed.num_articles if num)
+
+
+def feed_name(feed: Feed) -> str:
+    """Its title, or its address until it has one."""
+    return feed.title.strip() or feed.url
+
+
+def safe_link(url: str | None) -> str | None:
+    """The address where following it is harmless, else `None`: only http and https, without control characters."""
+    if not url or not re.match(r"https?://", url, re.IGNORECASE) or re.search(r"[\x00-\x20\x7f]", url):
+        return None
+    try:
+        return url if urlsplit(url).hostname else None
+    except ValueError:
+        return None
+
+
+def paragraphs(text: str) -> list[str]:
+    """The parts of a plain text between empty lines."""
+    return [part.strip() for part in re.split(r"\n\s*\n", text) if part.strip()]
+
+
+def iso(time: float | None) -> str:
+    """For a `datetime` attribute."""
+    moment = _utc(time)
+    return moment.isoformat(timespec="seconds") if moment else ""
+
+
+def day(time: float | None) -> str:
+    """`1 Nov 2026`."""
+    moment = _utc(time)
+    return f"{moment.day} {moment:%b %Y}" if moment else ""
+
+
+def minute(time: float | None) -> str:
+    """`1 Nov 2026, 12:30 UTC`."""
+    moment = _utc(time)
+    return f"{moment.day} {moment:%b %Y, %H:%M} UTC" if moment else ""
+
+
+def seconds(value: float | None) -> str:
+    """A length of time to about three digits."""
+    if value is None:
+        return ""
+    for limit, unit, size in ((120, "s", 1), (7200, "min", 60), (172_800, "h", 3600), (math.inf, "days", 86_400)):
+        if abs(value) < limit:
+            return f"{_digits(value / size)} {unit}"
+    return ""
+
+
+def usd(value: float | None) -> str:
+    """Dollars to two digits below a cent, because one answer costs far less than that."""
+    if value is None:
+        return ""
+    if value == 0 or abs(value) >= 0.01:
+        return f"${value:,.2f}"
+    return f"${value:.{1 - math.floor(math.log10(abs(value)))}f}"
+
+
+def _digits(value: float) -> str:
+    return f"{value:.0f}" if abs(value) >= 100 or value == 0 else f"{value:.1f}" if abs(value) >= 10 else f"{value:.2f}"
+
+
+def _count(value: float | None) -> str:
+    return "" if value is None else f"{value:,.0f}"
+
+
+def _percent(value: float | None) -> str:
+    return "" if value is None else f"{value:.0%}"
+
+
+def _number(report: Mapping[str, Any], *path: str) -> float | None:
+    value: Any = report
+    for name in path:
+        value = value.get(name) if isinstance(value, Mapping) else None
+    return float(value) if isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value) else None
+
+
+def _outcomes(report: Mapping[str, Any]) -> str:
+    names = ("hit", "join", "miss", "bypass")
+    found = [(name, _number(report, "requests", "by_outcome", name)) for name in names]
+    return ", ".join(f"{num:,.0f} {name}" for name, num in found if num)
+
+
+def _utc(time: float | None) -> dt.datetime | None:
+    try:
+        return None if time is None else dt.datetime.fromtimestamp(time, dt.UTC)
+    except (ValueError, OverflowError, OSError):
+        return None  # a feed may claim any year

@@ -1,0 +1,78 @@
+"""What the routes need from the graph, as one protocol, so that the HTTP side runs and is tested without Ray.
+
+Every method may raise a `FrugalError`, which becomes its status and error JSON; anything else becomes a 500 that shows an id.
+The graph implements this over its handles; tests/fast/fakes_api.py implements it over lists.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from typing import Any, Protocol
+
+from serve_app.messages import Answer, Article, ArticlePage, ArticleQuery, Ask, Feed, Item, ModelCard
+from serve_app.settings import IngressSettings
+
+
+class Services(Protocol):
+    """The graph as the routes see it."""
+
+    @property
+    def settings(self) -> IngressSettings:
+        """The settings of this moment; read anew for every request."""
+        ...
+
+    def model_ids(self) -> tuple[str, ...]:
+        """The ids that may stand in a request's `model`, known from the configuration before any weights are loaded."""
+        ...
+
+    async def cards(self) -> tuple[ModelCard, ...]:
+        """The loaded models, perhaps none yet. Asked once per completion, so it answers from memory."""
+        ...
+
+    async def answer(self, ask: Ask) -> Answer:
+        """A whole answer. Cancelling the call gives the caller's part in the generation up."""
+        ...
+
+    def stream(self, ask: Ask) -> AsyncIterator[Item]:
+        """An `Opening`, then chunks, then a `Finish` or `Failed`. Closing the iterator gives the caller's part up."""
+        ...
+
+    async def articles(self, q: ArticleQuery) -> ArticlePage:
+        """One page, newest first. Raises BadRequest for a cursor that it did not hand out."""
+        ...
+
+    async def article(self, id: str) -> Article:
+        """Raises NotFound."""
+        ...
+
+    async def feeds(self) -> tuple[Feed, ...]:
+        """All feeds with their health."""
+        ...
+
+    async def add_feed(self, url: str) -> Feed:
+        """Raises Conflict where the feed exists, BadRequest for an address that no feed can have."""
+        ...
+
+    async def remove_feed(self, id: str) -> None:
+        """Raises NotFound, and Conflict for a feed that the configuration names."""
+        ...
+
+    async def refresh_feed(self, id: str) -> Feed:
+        """Make the feed due now. Raises NotFound."""
+        ...
+
+    async def report(self) -> dict[str, Any]:
+        """What was asked, spent and avoided, in sections; sent as JSON as it is."""
+        ...
+
+    async def metrics(self) -> str:
+        """The Prometheus text of all replicas."""
+        ...
+
+    async def ready(self) -> dict[str, Any]:
+        """`{"ready": bool, "waiting_for": [plain words], "errors": [plain words]}`."""
+        ...
+
+    def observe(self, method: str, route: str, status: int, seconds: float) -> None:
+        """Count one request, under its route template and never under its path."""
+        ...

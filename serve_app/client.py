@@ -1,0 +1,105 @@
+"""Asks a running server over HTTP, for the command line. Every error comes out as one line that says what to do.
+
+Tests: tests/fast/test_client.py against the real routes, tests/ray against the real graph.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from types import TracebackType
+from typing import Any
+
+import httpx
+
+DEFAULT_URL = "http://127.0.0.1:8000"
+TIMEOUT_S = 600.0
+PAGE = 100
+
+
+class ClientError(Exception):
+    """The server is not there, or it refused; the message is for a person."""
+
+
+class Client:
+    """A context manager over one connection pool. `transport` is for tests."""
+
+    def __init__(self, url: str = DEFAULT_URL, transport: httpx.BaseTransport | None = None) -> None:
+        self.url = url.rstrip("/")
+        self._http = httpx.Client(base_url=self.url, timeout=TIMEOUT_S, transport=transport, trust_env=False)
+
+    def __enter__(self) -> Client:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        self._http.close()
+
+    def get(self, path: str, **params: str | int | None) -> Any:
+        """The JSON under a path."""
+        return self._json("GET", path, params={name: value for name, value in params.items() if value is not None})
+
+    def post(self, path: str, body: dict[str, Any] | None = None) -> Any:
+        """Send JSON, get JSON."""
+        return self._json("POST", path, json=body)
+
+    def delete(self, path: str) -> None:
+        """Remove what is under a path."""
+        self._json("DELETE", path)
+
+    def pages(self, path: str, most: int, **params: str | None) -> Iterator[dict[str, Any]]:
+        """The first `most` items of a list, over as many pages as it takes."""
+        cursor: str | None = None
+        while most > 0:
+            page = self.get(path, limit=min(most, PAGE), cursor=cursor, **params)
+            yield from page["data"][:most]
+            most -= len(page["data"])
+            cursor = page["next_cursor"]
+            if not page["has_more"]:
+                return
+
+    def stream(self, path: str, body: dict[str, Any]) -> Iterator[dict[str, Any]]:
+        """The JSON events of a stream up to [DONE]; an error event or a broken stream raises."""
+        try:
+            with self._http.stream("POST", path, json={**body, "stream": True}) as reply:
+                if reply.is_error:
+                    reply.read()
+                    raise ClientError(_reason(reply))
+                for line in reply.iter_lines():
+                    data = line.removeprefix("data: ") if line.startswith("data: ") else None
+                    if data == "[DONE]":
+                        return
+                    if data is not None:
+                        yield _event(data)
+        except httpx.TransportError as error:
+            raise self._lost(error) from None
+        raise ClientError("the stream broke off before its end; ask again")
+
+    def _json(self, method: str, path: str, **options: Any) -> Any:
+        try:
+            reply = self._http.request(method, path, **options)
+        except httpx.TransportError as error:
+            raise self._lost(error) from None
+        if reply.is_error and not (path == "/ready" and reply.status_code == 503):
+            raise ClientError(_reason(reply))
+        return reply.json() if reply.content else None
+
+    def _lost(self, error: httpx.TransportError) -> ClientError:
+        if isinstance(error, httpx.ConnectError):
+            return ClientError(f"no server answers at {self.url}; start one with `frugal-serve serve`, or name another with --url")
+        return ClientError(f"{self.url}: {type(error).__name__}: {error}; is the server still running?")
+
+
+def _event(data: str) -> dict[str, Any]:
+    event: dict[str, Any] = json.loads(data)
+    if "error" in event:
+        raise ClientError(str(event["error"].get("message")))
+    return event
+
+
+def _reason(reply: httpx.Response) -> str:
+    try:
+        error = reply.json()["error"]
+    except (ValueError, KeyError, TypeError):
+        return f"{reply.status_code} {reply.reason_phrase} from {reply.request.url}; is that a Frugal Serve?"
+    param = f" ({error['param']})" if error.get("param") else ""
+    return f"{error['message']}{param}"

@@ -1,0 +1,187 @@
+"""Pure: what was answered, what the replicas did, and what that cost; rows in, report out. Nothing here reads a clock or a store.
+
+Two bases, always named. Usage: the compute-seconds of the work done. Allocation: every second a replica existed, idle and start-up
+included; that is the bill. Seconds avoided are compute-seconds, not dollars: a dollar is saved only where a replica was given back.
+Tests: tests/fast/test_costs.py.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+from serve_app.metrics import Snapshot
+from serve_app.store.ledger import LedgerRow, ReplicaRow
+
+QUANTILES = {"p50_s": 0.5, "p95_s": 0.95, "p99_s": 0.99}
+
+
+def request_cost_usd(compute_s: float, price_per_hour_usd: float) -> float:
+    """Compute-seconds on one replica at its price per hour, in dollars."""
+    return compute_s * price_per_hour_usd / 3600
+
+
+def report(rows: Sequence[LedgerRow], replicas: Sequence[ReplicaRow], snapshots: Iterable[Snapshot], now: float) -> dict[str, Any]:
+    """The report of GET /v1/report: sections of plain numbers, seconds and dollars, with the basis in the name."""
+    snapshots = list(snapshots)
+    time = replica_time(replicas)
+    total = _total(rows)
+    return {
+        "object": "report",
+        "since": min([row.hour for row in rows] + [int(replica.started_at) for replica in replicas], default=None),
+        "until": now,
+        "requests": _requests(rows),
+        "tokens": {"prompt": total.prompt_tokens, "completion": total.completion_tokens},
+        "latency": {"mean_s": _per(total.latency_s, total.requests), "by_outcome": _latency(rows, snapshots)},
+        "batching": _batching(replicas, snapshots),
+        "compute": {
+            "spent_s": total.compute_s,
+            "avoided_by_cache_s": total.avoided_s,
+            "avoided_by_batching_s": total.alone_s - total.compute_s,
+            "one_at_a_time_s": total.alone_s,
+        },
+        "replicas": {"total": time, "each": [_replica(replica) for replica in replicas]},
+        "cost": _cost(total, replicas),
+        "by_feed": {feed: _requests(of_feed) for feed, of_feed in _grouped(rows, "feed_id").items() if feed},
+        "by_model": {model: _requests(of_model) for model, of_model in _grouped(rows, "model").items()},
+    }
+
+
+def replica_time(replicas: Iterable[ReplicaRow]) -> dict[str, float]:
+    """Seconds: `replica_s` from the actors' start to their stop (or last sign of life); `startup_s`, `used_s` and `idle_s` each measured
+    on its own inside the replica; `unaccounted_s` is what the three leave over."""
+    each = [_replica(replica) for replica in replicas]
+    names = ("replica_s", "used_s", "idle_s", "startup_s", "unaccounted_s")
+    return {name: sum(replica[name] for replica in each) for name in names}
+
+
+def quantile(buckets: Mapping[float, float], share: float) -> float | None:
+    """The value below which `share` of a histogram's observations lie, linear within its bucket, as Prometheus' histogram_quantile.
+
+    `buckets`: upper bound -> cumulative count, with an infinite one. None without observations; the last finite bound beyond it.
+    """
+    bounds = sorted(buckets)
+    total = buckets[bounds[-1]] if bounds else 0
+    if not total:
+        return None
+    rank, lower, below = share * total, 0.0, 0.0
+    for bound in bounds:
+        if buckets[bound] >= rank:
+            inside = buckets[bound] - below
+            return lower if bound == float("inf") else lower + (bound - lower) * ((rank - below) / inside if inside else 1.0)
+        lower, below = bound, buckets[bound]
+    return lower
+
+
+def _requests(rows: Sequence[LedgerRow]) -> dict[str, Any]:
+    by_outcome, by_ending = defaultdict(int), defaultdict(int)  # type: ignore[var-annotated]
+    tokens_avoided = 0
+    for row in rows:
+        if row.requests:
+            by_outcome[row.outcome] += row.requests
+            by_ending[row.ending] += row.requests
+        if row.outcome in ("hit", "join"):
+            tokens_avoided += row.completion_tokens
+    total = sum(by_outcome.values())
+    return {
+        "total": total,
+        "by_outcome": dict(by_outcome),
+        "by_ending": dict(by_ending),
+        "hit_ratio": _per(by_outcome["hit"] + by_outcome["join"], total),
+        "token_hit_ratio": _per(tokens_avoided, sum(row.completion_tokens for row in rows)),
+        "compute_s": sum(row.compute_s for row in rows),
+        "avoided_s": sum(row.avoided_s for row in rows),
+        "cost_usd": sum(row.cost_usd for row in rows),
+    }
+
+
+def _latency(rows: Sequence[LedgerRow], snapshots: Sequence[Snapshot]) -> dict[str, dict[str, float | None]]:
+    result: dict[str, dict[str, float | None]] = {}
+    for outcome, of_outcome in _grouped(rows, "outcome").items():
+        total = _total(of_outcome)
+        buckets = _buckets(snapshots, "frugal_cache_answer_seconds", {"outcome": outcome})
+        quantiles = {name: quantile(buckets, share) for name, share in QUANTILES.items()}
+        result[outcome] = {"mean_s": _per(total.latency_s, total.requests), **quantiles}
+    return result
+
+
+def _batching(replicas: Sequence[ReplicaRow], snapshots: Sequence[Snapshot]) -> dict[str, Any]:
+    rows, wasted = sum(replica.rows for replica in replicas), sum(replica.wasted_rows for replica in replicas)
+    buckets = _buckets(snapshots, "frugal_engine_batch_size", {})
+    counts, below = {}, 0.0
+    for bound in sorted(buckets):
+        if buckets[bound] > below:
+            counts["more" if bound == float("inf") else f"<={bound:g}"] = int(buckets[bound] - below)
+        below = buckets[bound]
+    return {
+        "rows_per_step": _per(rows, sum(replica.steps for replica in replicas)),
+        "wasted_row_share": _per(wasted, rows + wasted),
+        "batch_sizes": counts,
+    }
+
+
+def _replica(replica: ReplicaRow) -> dict[str, Any]:
+    end = replica.stopped_at if replica.stopped_at is not None else replica.last_seen_at
+    lived = end - replica.started_at
+    return {
+        "id": replica.id,
+        "model": replica.model,
+        "host": replica.host,
+        "started_at": replica.started_at,
+        "stopped_at": replica.stopped_at,
+        "last_seen_at": replica.last_seen_at,
+        "replica_s": lived,
+        "used_s": replica.used_s,
+        "idle_s": replica.idle_s,
+        "startup_s": replica.startup_s,
+        "unaccounted_s": lived - replica.used_s - replica.idle_s - replica.startup_s,
+        "price_per_hour_usd": replica.price_per_hour_usd,
+    }
+
+
+def _cost(total: LedgerRow, replicas: Sequence[ReplicaRow]) -> dict[str, Any]:
+    allocation = sum(request_cost_usd(_replica(replica)["replica_s"], replica.price_per_hour_usd) for replica in replicas)
+    usage = sum(replica.cost_usd for replica in replicas)
+    generated = total.completion_tokens
+    return {
+        "usage_usd": usage,
+        "allocation_usd": allocation,
+        "attributed_usd": total.cost_usd,
+        "utilisation": _per(usage, allocation),
+        "usage_usd_per_1k_requests": _per(usage * 1000, total.requests),
+        "allocation_usd_per_1k_requests": _per(allocation * 1000, total.requests),
+        "usage_usd_per_1m_completion_tokens": _per(usage * 1_000_000, generated),
+        "allocation_usd_per_1m_completion_tokens": _per(allocation * 1_000_000, generated),
+        "price_per_replica_hour_usd": replicas[-1].price_per_hour_usd if replicas else None,
+        "note": "dollars are saved only where a replica was given back; until then caching and batching avoid compute-seconds",
+    }
+
+
+def _buckets(snapshots: Iterable[Snapshot], name: str, labels: Mapping[str, str]) -> dict[float, float]:
+    """Cumulative counts of one histogram, added up over all replicas."""
+    buckets: dict[float, float] = defaultdict(float)
+    for snapshot in snapshots:
+        for sample in dict(snapshot.families).get(name, ()):
+            found = dict(sample.labels)
+            if sample.name == f"{name}_bucket" and labels.items() <= found.items():
+                buckets[float(found["le"])] += sample.value
+    return buckets
+
+
+def _grouped(rows: Iterable[LedgerRow], name: str) -> dict[str, list[LedgerRow]]:
+    groups: dict[str, list[LedgerRow]] = defaultdict(list)
+    for row in rows:
+        groups[getattr(row, name)].append(row)
+    return groups
+
+
+def _total(rows: Iterable[LedgerRow]) -> LedgerRow:
+    total = LedgerRow(0, "", "", "", "")
+    for row in rows:
+        total.add(row)
+    return total
+
+
+def _per(value: float, count: float) -> float | None:
+    return value / count if count else None

@@ -1,0 +1,148 @@
+"""Which addresses the fetcher may connect to: public ones, and those that the settings allow by name.
+
+`Guard` is pure. `GuardedResolver` is its aiohttp side: what it hands to the connector are the very addresses that were checked, so a name
+that resolves to something else a moment later (DNS rebinding) gains nothing. aiohttp asks no resolver about an address written as such,
+hence `check_url` at every hop. Tests: tests/fast/test_feeds_guard.py.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import re
+import socket
+from collections.abc import Iterable
+
+import aiohttp
+import yarl
+from aiohttp.abc import AbstractResolver, ResolveResult
+
+from serve_app.errors import FetchError
+
+IP = ipaddress.IPv4Address | ipaddress.IPv6Address
+Network = ipaddress.IPv4Network | ipaddress.IPv6Network
+
+GLOBAL_UNICAST = ipaddress.IPv6Network("2000::/3")  # https://www.iana.org/assignments/ipv6-address-space
+NAT64 = ipaddress.IPv6Network("64:ff9b::/96")
+# `is_global` calls these global (Python 3.11): protocol assignments, the 6to4 relay; and carrier-grade NAT on older ones.
+DENIED_V4 = tuple(ipaddress.IPv4Network(text) for text in ("192.0.0.0/24", "192.88.99.0/24", "100.64.0.0/10"))
+
+HOST = re.compile(r"[a-z0-9_]([a-z0-9_-]*[a-z0-9_])?(\.[a-z0-9_]([a-z0-9_-]*[a-z0-9_])?)*\.?", re.ASCII)
+LOOKS_LIKE_A_NUMBER = re.compile(r"(^|\.)(\d+|0x[0-9a-f]*)\.?$", re.ASCII)  # https://url.spec.whatwg.org/#ends-in-a-number-checker
+
+
+def embedded(address: IP) -> tuple[IP, ...]:
+    """The addresses that a packet to `address` may end up at: the IPv4 ones inside it, or itself."""
+    if isinstance(address, ipaddress.IPv4Address):
+        return (address,)
+    if address.ipv4_mapped is not None:
+        return (address.ipv4_mapped,)
+    if address in NAT64:
+        return (ipaddress.IPv4Address(int(address) & 0xFFFFFFFF),)
+    if address.sixtofour is not None:
+        return (address.sixtofour,)
+    if address.teredo is not None:
+        return address.teredo
+    return (address,)
+
+
+def is_public(address: IP) -> bool:
+    """True for an address on the open internet, whatever it is wrapped in."""
+    return all(_is_public(inner) for inner in embedded(address))
+
+
+def _is_public(address: IP) -> bool:
+    if isinstance(address, ipaddress.IPv6Address):
+        if address not in GLOBAL_UNICAST:
+            return False
+    elif any(address in network for network in DENIED_V4):
+        return False
+    return address.is_global and not address.is_multicast and not address.is_reserved
+
+
+class Guard:
+    """The rules, with `allowed` host names, addresses or networks excepted from them."""
+
+    def __init__(self, allowed: Iterable[str] = ()) -> None:
+        self._names: set[str] = set()
+        self._networks: list[Network] = []
+        for item in allowed:
+            text = item.strip().lower().strip("[]")
+            try:
+                self._networks.append(ipaddress.ip_network(text, strict=False))
+            except ValueError:
+                self._names.add(text.rstrip("."))
+
+    def allows(self, host: str, address: IP) -> bool:
+        """May `address`, to which `host` resolved, be connected to?"""
+        if host.lower().rstrip(".") in self._names or is_public(address):
+            return True
+        # Only a mapped address is the same place as the IPv4 one; a translated one lies behind somebody's gateway.
+        mapped = address.ipv4_mapped if isinstance(address, ipaddress.IPv6Address) else None
+        return any((mapped or address) in network for network in self._networks)
+
+    def check_url(self, url: yarl.URL) -> None:
+        """Check all that can be known of an address without asking DNS.
+
+        Raises:
+            FetchError: permanent; scheme, host or address is refused.
+        """
+        host = (url.raw_host or "").lower()
+        if url.scheme not in ("http", "https"):
+            raise FetchError(f"{url.scheme or 'no scheme'}: is not fetched; use an http or https address", permanent=True)
+        if not host:
+            raise FetchError("the address names no host; write https://host/path", permanent=True)
+        address = _literal(host)
+        if address is not None and not self.allows(host, address):
+            raise refusal(host)
+
+
+def refusal(host: str) -> FetchError:
+    """The error for an address that is not on the open internet."""
+    return FetchError(
+        f"{host} is in a private or reserved network, which the fetcher refuses; if it is yours, add {host!r} to allow_private_hosts",
+        permanent=True,
+    )
+
+
+def _literal(host: str) -> IP | None:
+    """The address that `host` is written as, or None for a name. Odd notations, which C libraries read and we do not, are refused."""
+    if ":" in host:
+        try:
+            address = ipaddress.IPv6Address(host)
+        except ValueError:
+            raise FetchError(f"{host[:80]} is not an IPv6 address; correct it", permanent=True) from None
+        if address.scope_id is not None:
+            raise FetchError(f"{host[:80]} names a network interface; leave out the part from % on", permanent=True)
+        return address
+    if LOOKS_LIKE_A_NUMBER.search(host):
+        try:
+            return ipaddress.IPv4Address(host)
+        except ValueError:
+            raise FetchError(f"{host[:80]} is an odd way to write an address; write four decimal numbers", permanent=True) from None
+    if len(host) > 253 or not HOST.fullmatch(host):
+        raise FetchError(f"{host[:80]!r} is not a host name; correct the address", permanent=True)
+    return None
+
+
+class GuardedResolver(AbstractResolver):
+    """Resolves with `inner` and passes on only what `guard` allows."""
+
+    def __init__(self, guard: Guard, inner: AbstractResolver | None = None) -> None:
+        self._guard = guard
+        self._inner = inner or aiohttp.ThreadedResolver()
+
+    async def resolve(self, host: str, port: int = 0, family: socket.AddressFamily = socket.AF_INET) -> list[ResolveResult]:
+        """The checked addresses of `host`.
+
+        Raises:
+            FetchError: permanent; none of them is allowed.
+        """
+        results = await self._inner.resolve(host, port, family)
+        checked = [result for result in results if self._guard.allows(host, ipaddress.ip_address(result["host"].split("%")[0]))]
+        if results and not checked:
+            raise refusal(host)
+        return checked
+
+    async def close(self) -> None:
+        """Let go of `inner`."""
+        await self._inner.close()

@@ -1,0 +1,157 @@
+"""Bytes in, entries out: RSS, RDF and Atom through feedparser, JSON Feed by hand. Pure.
+
+Always bytes in a BytesIO: feedparser opens a short body as a file name and fetches a string that looks like an address. Its sanitiser is
+off because no markup leaves this file. Every field is capped. Tests: tests/fast/test_feeds_parse.py, tests/corpus/test_corpus_parse.py.
+"""
+
+from __future__ import annotations
+
+import calendar
+import io
+import time
+from collections import Counter
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, replace
+from hashlib import sha256
+from typing import Any
+from urllib.parse import urljoin, urlsplit
+
+import feedparser
+
+from serve_app.errors import FetchError
+from serve_app.feeds import jsonfeed, prolog, webpage
+from serve_app.feeds.text import one_line, text_hash, tidy, visible_text
+
+MAX_TITLE = 1_000
+MAX_GUID = 2_000
+MAX_LINK = 4_000
+MAX_TEXT = 200_000
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """One entry: plain text throughout, `link` http(s) or empty, `published_at` in Unix seconds where the feed gives a date."""
+
+    guid: str
+    link: str
+    title: str
+    author: str
+    published_at: float | None
+    text: str
+    text_hash: str
+
+
+@dataclass(frozen=True, slots=True)
+class ParsedFeed:
+    """A feed in its own order; `ttl_s` is how long it asks to be left alone."""
+
+    title: str
+    ttl_s: float | None
+    entries: tuple[Entry, ...]
+
+
+def parse(body: bytes, url: str, content_type: str | None) -> ParsedFeed:
+    """Read a feed that was found at `url`.
+
+    Raises:
+        FetchError: it is not a feed; the message says what it is and names the page's feed where it has one.
+    """
+    charset = prolog.declared_charset(content_type)
+    if jsonfeed.looks_like(body):
+        title, items = jsonfeed.read(body)
+        return ParsedFeed(_title(title), None, _unique(_entry(item, url) for item in items))
+    cleaned, charset = prolog.clean(body, charset)
+    kind = (content_type or "application/xml").split(";")[0].strip() or "application/xml"
+    # Not told where it was found: feedparser would resolve guids against that, and a moved feed would come back as all new entries.
+    hints = {"content-type": f"{kind}; charset={charset}" if charset else kind}
+    read = _feedparser(cleaned, hints)
+    if not read.get("version") and not read.entries:
+        raise webpage.not_a_feed(body, url)
+    title, _plain = _detail(read.feed, "title")
+    return ParsedFeed(_title(title), _ttl_s(read.feed.get("ttl")), _unique(_entry(_from_feedparser(e), url) for e in read.entries))
+
+
+def _feedparser(body: bytes, hints: dict[str, str]) -> Any:
+    try:
+        return feedparser.parse(io.BytesIO(body), response_headers=hints, sanitize_html=False, resolve_relative_uris=False)
+    except Exception as error:  # it has raised AssertionError, ValueError and RecursionError on odd documents
+        raise FetchError(f"the feed cannot be read ({type(error).__name__} in the parser); tell its owner") from error
+
+
+def _from_feedparser(entry: Mapping[str, Any]) -> jsonfeed.Item:
+    title, plain_title = _detail(entry, "title")
+    bodies = [(str(part.get("value") or ""), part.get("type") == "text/plain") for part in entry.get("content") or ()]
+    return jsonfeed.Item(
+        guid=str(entry.get("id") or ""),
+        link=str(entry.get("link") or ""),
+        title=title,
+        plain_title=plain_title,
+        author=str(entry.get("author") or ""),
+        published_at=_timestamp(entry.get("published_parsed") or (entry["updated_parsed"] if "updated_parsed" in entry else None)),
+        bodies=(*bodies, _detail(entry, "summary")),
+    )
+
+
+def _detail(where: Mapping[str, Any], name: str) -> tuple[str, bool]:
+    """A text construct and whether it is plain text; anything else is markup."""
+    return str(where.get(name) or ""), (where.get(f"{name}_detail") or {}).get("type") == "text/plain"
+
+
+def _entry(item: jsonfeed.Item, url: str) -> Entry:
+    title = one_line(item.title if item.plain_title else visible_text(item.title))[:MAX_TITLE]
+    text = next(filter(None, (_text(*body) for body in item.bodies)), "")
+    link = _link(item.link, url)
+    hashed = text_hash(title, text)
+    guid = _guid(one_line(item.guid) or link or hashed)
+    return Entry(guid, link, title, one_line(visible_text(item.author))[:MAX_TITLE], item.published_at, text, hashed)
+
+
+def _text(value: str, plain: bool) -> str:
+    return (tidy(value[: 5 * MAX_TEXT]) if plain else visible_text(value))[:MAX_TEXT]
+
+
+def _unique(entries: Iterable[Entry]) -> tuple[Entry, ...]:
+    """Entries that share a guid get guid|link; those that share that too are told apart by their text; a true double is dropped."""
+    found = _tell_apart(list(entries), lambda entry: entry.link)
+    found = _tell_apart(found, lambda entry: entry.text_hash)
+    first: dict[str, Entry] = {}
+    for entry in found:
+        first.setdefault(entry.guid, entry)
+    return tuple(first.values())
+
+
+def _tell_apart(entries: list[Entry], by: Any) -> list[Entry]:
+    count = Counter(entry.guid for entry in entries)
+    return [replace(entry, guid=_guid(f"{entry.guid}|{by(entry)}")) if count[entry.guid] > 1 else entry for entry in entries]
+
+
+def _guid(text: str) -> str:
+    if len(text) <= MAX_GUID:
+        return text
+    digest = sha256(text.encode("utf-8", "replace")).hexdigest()
+    return f"{text[: MAX_GUID - 65]}#{digest}"
+
+
+def _link(text: str, base: str) -> str:
+    try:
+        link = urljoin(base, one_line(text)) if text.strip() else ""
+        usable = urlsplit(link).scheme in ("http", "https") and urlsplit(link).hostname and len(link) <= MAX_LINK
+    except ValueError:
+        return ""
+    return link if usable else ""
+
+
+def _title(markup: str) -> str:
+    return one_line(visible_text(markup))[:MAX_TITLE]
+
+
+def _timestamp(value: time.struct_time | None) -> float | None:
+    try:
+        return None if value is None else float(calendar.timegm(value))
+    except (ValueError, OverflowError, TypeError):
+        return None
+
+
+def _ttl_s(minutes: object) -> float | None:
+    text = str(minutes or "").strip()
+    return 60.0 * int(text) if text.isascii() and text.isdigit() and len(text) < 7 else None

@@ -1,0 +1,78 @@
+"""From an article to a question, and from an answer to a summary. Pure.
+
+The article is data: whatever it holds, it cannot close the fence that the template puts around it, nor speak as another turn of the
+conversation. Tests: tests/fast/test_feeds_prompt.py.
+"""
+
+from __future__ import annotations
+
+import re
+
+from serve_app.feeds.text import WORD, one_line
+from serve_app.messages import Article, FinishReason, Message
+from serve_app.settings import SummaryPrompt
+
+PLACES = re.compile(r"(\{title\}|\{text\})")
+SENTENCE_END = re.compile(r"[.!?…。！？][\"'”’»)\]]*(?=\s|$)|[。！？\n]")
+# What chat templates use to mark turns: tokenizers read these in a text as if the template had written them.
+TURN_MARK = re.compile(
+    r"<\|[^<>|\n]{1,60}\|>|</?s>|<(?:start|end)_of_turn>|<(?:bos|eos|pad)>|<</?SYS>>|\[/?(?:INST|SYSTEM_PROMPT|AVAILABLE_TOOLS)\]"
+)
+ELLIPSIS = "\N{HORIZONTAL ELLIPSIS}"
+
+
+def question(article: Article, summary: SummaryPrompt) -> tuple[Message, ...]:
+    """The conversation that asks for this article's summary."""
+    fences = _fences(summary.template)
+    filled = {
+        "{title}": _harmless(article.title, fences),
+        "{text}": _harmless(cut(article.text, summary.max_words), fences),
+    }
+    # In pieces, because a title may hold "{text}".
+    return (Message("user", "".join(filled.get(piece, piece) for piece in PLACES.split(summary.template))),)
+
+
+def accept(text: str) -> str | None:
+    """Why this answer is no summary, or None if it is one."""
+    if not text.strip():
+        return "the model answered nothing"
+    if not any(char.isalnum() for char in text):
+        return f"the model answered only {one_line(text)[:20]!r}"
+    return None
+
+
+def clean(text: str, reason: FinishReason) -> str:
+    """An accepted answer on one line; one that ran into the token limit ends with its last whole sentence, where it has one."""
+    line = one_line(text)
+    if reason != "length":
+        return line
+    ends = [found.end() for found in SENTENCE_END.finditer(line)]
+    return line[: ends[-1]] if ends else line
+
+
+def cut(text: str, max_words: int) -> str:
+    """The first `max_words` words, shorter if a sentence ends in their second half."""
+    for count, word in enumerate(WORD.finditer(text), start=1):
+        if count > max_words:
+            head = text[: word.start()].rstrip()
+            break
+    else:
+        return text
+    ends = [found.end() for found in SENTENCE_END.finditer(head) if found.end() > len(head) // 2]
+    return head[: ends[-1]].rstrip() if ends else f"{head} {ELLIPSIS}"
+
+
+def _fences(template: str) -> list[str]:
+    """The lines of the template that hold no word and no place: what it puts around the article."""
+    lines = {line.strip() for line in template.splitlines()}
+    return sorted((line for line in lines if len(line) >= 2 and " " not in line and not line[0].isalnum() and line[0] != "{"), key=len)
+
+
+def _harmless(text: str, fences: list[str]) -> str:
+    text = TURN_MARK.sub(" ", text)
+    for fence in fences:
+        if len(set(fence)) == 1:  # a rule, such as -----: no run of it may be as long
+            text = re.sub(f"{re.escape(fence[0])}{{{len(fence)},}}", fence[: max(1, len(fence) - 2)], text)
+        while fence in text:
+            text = text.replace(fence, " ")
+    return text

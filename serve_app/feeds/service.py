@@ -1,0 +1,114 @@
+"""One Feeds replica without Ray: the loop over its store and fetcher, and what the API may ask of it.
+
+The loop starts with the first settings, not before: until then nobody knows which feeds there are. Tests: tests/fast/test_feeds_service.py.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+import uuid
+from collections.abc import Awaitable, Callable, Mapping
+from typing import Any
+
+from serve_app.errors import BadRequest
+from serve_app.feeds.fetch import Fetcher
+from serve_app.feeds.loop import FeedsLoop
+from serve_app.feeds.prompt import question
+from serve_app.messages import Answer, Article, Ask, Feed, Generate, Sampling
+from serve_app.metrics import Metrics
+from serve_app.settings import AppSettings, FeedsSettings, Live, check_feed_url
+from serve_app.store.articles import ArticleStore
+from serve_app.store.database import Database
+
+
+class FeedsService:
+    """`answer` asks AnswerCache; `replica_id` names the holder of the lease."""
+
+    def __init__(self, app: AppSettings, replica_id: str, answer: Callable[[Ask], Awaitable[Answer]]) -> None:
+        self._model = app.model.id
+        self._answer = answer
+        self._holder = replica_id
+        self._database = Database(app.database)
+        self._store = ArticleStore(self._database)
+        self._settings = Live(FeedsSettings, "Feeds.user_config")
+        self._fetcher: Fetcher | None = None
+        self._loop: FeedsLoop | None = None
+        self._task: asyncio.Task[None] | None = None
+        self.metrics = Metrics()
+
+    @property
+    def settings_error(self) -> str | None:
+        """What is wrong with the last settings that were not taken over."""
+        return self._settings.error
+
+    async def tune(self, data: Mapping[str, Any]) -> None:
+        """Take new settings over, or keep the old ones and say why in `settings_error`; the first call starts the loop."""
+        if not self._settings.update(data):
+            return
+        settings = self._settings.value
+        if self._loop is None or self._fetcher is None:
+            self._fetcher = Fetcher(settings)
+            self._loop = FeedsLoop(
+                self._store, self._fetcher, self._ask, self.metrics, self._holder, time.time, settings, model=self._model
+            )
+            self._task = asyncio.create_task(self._loop.run())
+            return
+        self._fetcher.reconfigure(settings)
+        self._loop.reconfigure(settings)
+
+    async def add_feed(self, url: str) -> Feed:
+        """Follow a feed from now on.
+
+        Raises:
+            BadRequest: no feed can have this address.
+            Conflict: it is followed already.
+        """
+        try:
+            check_feed_url(url)
+        except ValueError as error:
+            raise BadRequest(str(error), param="url") from None
+        feed = await asyncio.to_thread(self._store.add_feed, url, time.time())
+        self._wake()
+        return feed
+
+    async def remove_feed(self, feed_id: str) -> None:
+        """Forget a feed that the API added, and its articles.
+
+        Raises:
+            NotFound: there is no such feed.
+            Conflict: the configuration names it.
+        """
+        await asyncio.to_thread(self._store.remove_feed, feed_id)
+
+    async def refresh_feed(self, feed_id: str) -> Feed:
+        """Check a feed now.
+
+        Raises:
+            NotFound: there is no such feed.
+        """
+        feed = await asyncio.to_thread(self._store.refresh, feed_id, time.time())
+        self._wake()
+        return feed
+
+    def check(self) -> None:
+        """Raise where this replica must be replaced."""
+        if self._loop is not None and not self._loop.alive():
+            raise RuntimeError("the feeds loop is gone or stuck")
+
+    async def stop(self) -> None:
+        """End the loop and let the next holder of the lease begin at once."""
+        if self._loop is not None:
+            await self._loop.stop()
+        self._database.close()
+
+    def _wake(self) -> None:
+        if self._loop is not None:
+            self._loop.wake()
+
+    async def _ask(self, article: Article, settings: FeedsSettings) -> Answer:
+        summary = settings.summary
+        sampling = Sampling(max_tokens=summary.max_tokens)
+        request_id = f"article-{article.id}-{uuid.uuid4().hex[:8]}"
+        generate = Generate(request_id, self._model, sampling, question(article, summary), priority="batch")
+        return await self._answer(Ask(generate, feed_id=article.feed_id))

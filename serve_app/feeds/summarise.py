@@ -1,0 +1,106 @@
+"""One article's way to its summary: ask, accept, store; or a reason and a next try.
+
+Where the graph is the reason (full, loading, stopping), no try is counted and `paused_until` tells the loop to hold back for a while.
+Tests: tests/fast/test_feeds_loop.py.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Awaitable, Callable
+
+from serve_app.errors import Cancelled, FrugalError, GenerationFailed, Overloaded, Unavailable
+from serve_app.feeds.decide import next_try
+from serve_app.feeds.prompt import accept, clean
+from serve_app.messages import Answer, Article, Summary
+from serve_app.metrics import Metrics
+from serve_app.settings import FeedsSettings
+from serve_app.store.articles import ArticleStore
+
+log = logging.getLogger(__name__)
+
+AskFor = Callable[[Article, FeedsSettings], Awaitable[Answer]]
+PAUSE_S = 5.0  # after a refusal that names no time; a loading model takes some 20 s, and asking costs next to nothing
+
+
+class Summariser:
+    """Summarises articles for one holder of the lease."""
+
+    def __init__(self, store: ArticleStore, ask: AskFor, metrics: Metrics, holder: str, now: Callable[[], float], model: str) -> None:
+        self._store = store
+        self._model = model
+        self._ask = ask
+        self._metrics = metrics
+        self._holder = holder
+        self._now = now
+        self.paused_until = float("-inf")
+
+    async def summarise(self, article: Article, settings: FeedsSettings) -> None:
+        """Ask for one summary and store it, or why there is none.
+
+        Raises:
+            LeaseLost: another replica may write now.
+        """
+        error = await self._try(article, settings)
+        if error is None:
+            self._metrics.inc("frugal_summaries_total", result="done")
+        elif isinstance(error, Overloaded | Unavailable | Cancelled):
+            await self._postpone(article, error, settings)
+        else:
+            await self._fail(article, error, settings)
+
+    async def _try(self, article: Article, settings: FeedsSettings) -> FrugalError | None:
+        try:
+            answer = await self._ask(article, settings)
+        except FrugalError as error:
+            return error
+        except asyncio.CancelledError:
+            task = asyncio.current_task()
+            if task is not None and task.cancelling():
+                raise  # the loop is stopping; the article stays pending
+            return Cancelled("the request was given up by the graph")
+        except Exception as error:
+            log.exception("article %s: asking failed", article.id)
+            return GenerationFailed(f"unexpected error ({type(error).__name__}); the log has the cause")
+        if answer.finish.reason == "cancelled":
+            return Cancelled("the generation was given up before its end")
+        if (reason := accept(answer.text)) is not None:
+            return GenerationFailed(reason)
+        summary = summary_of(article, answer, self._model, settings, self._now())
+        # False where the article changed meanwhile: it is pending again and comes back by itself.
+        await asyncio.to_thread(self._store.record_result, self._holder, article.id, article.text_hash, summary)
+        return None
+
+    async def _postpone(self, article: Article, error: FrugalError, settings: FeedsSettings) -> None:
+        later = self._now() + (min(PAUSE_S, settings.retry_base_s) if error.retry_after_s is None else max(0.1, error.retry_after_s))
+        self.paused_until = max(self.paused_until, later)
+        self._metrics.inc("frugal_summaries_total", result="retry")
+        await asyncio.to_thread(self._store.postpone, self._holder, article.id, article.text_hash, error.message, later)
+
+    async def _fail(self, article: Article, error: FrugalError, settings: FeedsSettings) -> None:
+        now, attempts = self._now(), article.attempts + 1
+        later = next_try(attempts, now, settings)
+        self._metrics.inc("frugal_summaries_total", result="failed" if later is None else "retry")
+        await asyncio.to_thread(
+            self._store.record_article_failure, self._holder, article.id, article.text_hash, error.message, attempts, later, now
+        )
+
+
+def summary_of(article: Article, answer: Answer, model: str, settings: FeedsSettings, now: float) -> Summary:
+    """What is stored of an answer. A stored or shared answer cost this article nothing; its tokens are kept as they were."""
+    finish, outcome = answer.finish, answer.opening.outcome
+    was_free = outcome in ("hit", "join")
+    return Summary(
+        text=clean(answer.text, finish.reason),
+        model=model,
+        prompt_version=settings.summary.version,
+        prompt_template=settings.summary.template,
+        text_hash=article.text_hash,
+        cache=outcome,
+        prompt_tokens=finish.usage.prompt_tokens,
+        completion_tokens=finish.usage.completion_tokens,
+        compute_s=0.0 if was_free else finish.compute_s,
+        cost_usd=0.0 if was_free else finish.cost_usd,
+        created_at=now,
+    )

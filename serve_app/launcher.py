@@ -1,0 +1,189 @@
+"""Starts the program, shows how it comes up, and ends it: `serve run` as a child, watched over HTTP.
+
+The child gets SIGINT, which Serve answers with a graceful shutdown; what is still alive after `STOP_S` is killed, by id, and only what this
+run started. Knows no Ray. Tests: tests/ray/test_launcher.py.
+"""
+
+from __future__ import annotations
+
+import os
+import pathlib
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable
+from types import FrameType
+
+import psutil
+
+from serve_app.client import Client, ClientError
+from serve_app.config_file import CheckedConfig
+
+STOP_S = 11.0  # then SIGKILL; the whole stop takes at most 15 s
+POLL_S = 0.5
+SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+LOCAL = {"0.0.0.0": "127.0.0.1", "::": "[::1]"}
+
+Say = Callable[[str], None]
+
+
+class StartError(Exception):
+    """The program cannot start or has ended by itself; the message is for a person."""
+
+
+class Launcher:
+    """One run of `serve run` on a checked configuration. `say` prints a line."""
+
+    def __init__(self, path: pathlib.Path, config: CheckedConfig, say: Say) -> None:
+        self._path = path
+        self._config = config
+        self._say = say
+        self._stop = threading.Event()
+        self._started = time.monotonic()
+        self._log = config.app.data_path / "serve.log"
+        self._child: subprocess.Popen[bytes] | None = None
+        host = LOCAL.get(config.host, config.host)
+        self.url = f"http://{host}:{config.port}"
+
+    def run(self) -> None:
+        """Serve until a signal comes.
+
+        Raises:
+            StartError: the port is taken, or the program ended by itself.
+        """
+        previous = {number: signal.signal(number, self._on_signal) for number in SIGNALS}
+        try:
+            self._refuse_taken_port()
+            self._spawn()
+            self._watch()
+        finally:
+            self._end()
+            for number, handler in previous.items():
+                signal.signal(number, handler)
+
+    def _on_signal(self, _number: int, _frame: FrameType | None) -> None:
+        self._stop.set()
+
+    def _refuse_taken_port(self) -> None:
+        with socket.socket() as probe:
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            try:
+                probe.bind((self._config.host, self._config.port))
+            except OSError as error:
+                raise StartError(
+                    f"{self._config.host}:{self._config.port} cannot be used: {error.strerror}; stop the program that has it, "
+                    f"or set another http_options.port in {self._path}"
+                ) from None
+
+    def _spawn(self) -> None:
+        self._log.parent.mkdir(parents=True, exist_ok=True)
+        command = [sys.executable, "-c", "from ray.serve.scripts import cli; cli()", "run", str(self._path)]
+        environment = {**os.environ, "PYTHONUNBUFFERED": "1", "RAY_COLOR_PREFIX": "0"}
+        self._say(f"starting Ray and Serve; log: {self._log}")
+        with self._log.open("wb") as log:
+            # A session of its own: Ctrl-C in the terminal reaches only us, and we end the child in order.
+            self._child = subprocess.Popen(
+                command, stdout=log, stderr=log, stdin=subprocess.DEVNULL, env=environment, start_new_session=True
+            )
+
+    def _watch(self) -> None:
+        said: set[str] = set()
+        with Client(self.url) as client:
+            while not self._stop.is_set():
+                if self._show_progress(client, said):
+                    break
+                self._stop.wait(POLL_S)
+            if not self._stop.is_set():
+                self._say_addresses()
+            progress = ""
+            while not self._stop.is_set():
+                self._fail_if_ended()
+                progress = self._show_articles(client, progress)
+                self._stop.wait(POLL_S if "pending" in progress or not progress else 5)
+
+    def _show_progress(self, client: Client, said: set[str]) -> bool:
+        """Say what has not been said yet; True once the program is ready."""
+        self._fail_if_ended()
+        try:
+            state = client.get("/ready")
+        except ClientError:
+            return False
+        for item in state["waiting_for"]:
+            if item not in said:
+                said.add(item)
+                self._say(item)
+            if ": failed: " in item:
+                raise StartError(item.split(": failed: ", 1)[1])
+        for error in state["errors"]:
+            if error not in said:
+                said.add(error)
+                self._say(f"error: {error}")
+            if "DEPLOY_FAILED" in error:
+                raise StartError(f"Serve cannot deploy the application; see {self._log}")
+        return bool(state["ready"])
+
+    def _say_addresses(self) -> None:
+        took = time.monotonic() - self._started
+        self._say(f"ready after {took:.0f} s")
+        self._say(f"  digest page   {self.url}/")
+        self._say(f"  API           {self.url}/v1   (documented at {self.url}/docs)")
+        self._say(f"  report        {self.url}/v1/report   or: frugal-serve report")
+        self._say("  Ray dashboard http://127.0.0.1:8265   (asks for the token that `ray get-auth-token` prints)")
+        self._say("Ctrl-C stops it.")
+
+    def _show_articles(self, client: Client, before: str) -> str:
+        try:
+            counts: dict[str, int] = {}
+            for feed in client.get("/v1/feeds")["data"]:
+                for state, count in feed["num_articles"].items():
+                    counts[state] = counts.get(state, 0) + count
+        except ClientError:
+            return before
+        now = ", ".join(f"{count} {state}" for state, count in sorted(counts.items()) if count)
+        if now and now != before:
+            self._say(f"articles: {now}")
+        return now
+
+    def _fail_if_ended(self) -> None:
+        assert self._child is not None
+        if self._child.poll() is not None:
+            tail = "\n".join(self._log.read_text(errors="replace").splitlines()[-15:])
+            raise StartError(f"Serve ended by itself with {self._child.returncode}; the end of {self._log}:\n{tail}")
+
+    def _end(self) -> None:
+        """SIGINT to the child; after STOP_S, SIGKILL to what is left of this run."""
+        if self._child is None:
+            return
+        self._say("stopping")
+        family = _descendants(self._child.pid)
+        if self._child.poll() is None:
+            self._child.send_signal(signal.SIGINT)
+            try:
+                self._child.wait(STOP_S)
+            except subprocess.TimeoutExpired:
+                family |= _descendants(self._child.pid)
+        _kill(family)
+        self._child.wait()
+        self._say("stopped")
+
+
+def _descendants(pid: int) -> set[psutil.Process]:
+    try:
+        parent = psutil.Process(pid)
+        return {parent, *parent.children(recursive=True)}
+    except psutil.NoSuchProcess:
+        return set()
+
+
+def _kill(processes: set[psutil.Process]) -> None:
+    """psutil knows a process by its id and birth, so a reused id is never hit."""
+    _, alive = psutil.wait_procs(processes, timeout=1)
+    for process in alive:
+        try:
+            process.kill()
+        except psutil.NoSuchProcess:
+            continue
+    psutil.wait_procs(alive, timeout=2)

@@ -1,0 +1,194 @@
+"""One Model replica without Ray: loads the weights, admits groups to the engine, and writes its time into the books about once a second.
+
+It is in the books from its first moment on, so that /ready can say what it is doing and a kill loses at most the last second.
+Knows no HTTP and no cache. Tests: tests/model/test_replica.py.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import dataclasses
+import logging
+import os
+import socket
+import time
+from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
+from typing import Any
+
+from serve_app.errors import FrugalError, Unavailable
+from serve_app.messages import Failed, Finish, Generate, Item, ModelCard
+from serve_app.metrics import Metrics
+from serve_app.model.engine import Account, Engine, Stream
+from serve_app.settings import AppSettings, Live, ModelTuning
+from serve_app.store.database import Database
+from serve_app.store.ledger import Ledger, ReplicaRow
+
+log = logging.getLogger(__name__)
+
+BEAT_S = 1.0
+ALIVE_S = 5.0  # a replica that was not seen for longer does not count when the cores are shared out
+
+Admit = Callable[[Stream], Awaitable[Stream | FrugalError]]
+
+
+class ModelReplica:
+    """Create it first thing in the actor: its time counts from here."""
+
+    def __init__(self, app: AppSettings, replica_id: str) -> None:
+        self._app = app
+        self._id = replica_id
+        self._host = socket.gethostname()
+        self._started_at, self._started_clock = time.time(), time.monotonic()
+        self._tuning = Live(ModelTuning, "Model.user_config")
+        self._database = Database(app.database)
+        self._ledger = Ledger(self._database)
+        self._phase = "starting"
+        self._engine: Engine | None = None
+        self._beat_task: asyncio.Task[None] | None = None
+        self._cost_usd, self._charged_s = 0.0, 0.0
+        self._threads = 0
+        self.metrics = Metrics()
+
+    async def start(self) -> None:
+        """Load the weights and start the engine.
+
+        Raises:
+            ModelLoadError: with what to change.
+        """
+        self._beat_task = asyncio.create_task(self._beat_forever())
+        try:
+            await asyncio.to_thread(self._load)
+        except FrugalError as error:
+            self._phase = f"failed: {error.message}"
+            await self.beat(stopped=True)
+            raise
+        self._phase = "ready"
+        await self.beat()
+
+    def _load(self) -> None:
+        # Here, not above: torch and transformers take seconds to import, which belongs to the measured start.
+        self._phase = "importing torch and transformers"
+        from serve_app.model.loader import load
+        from serve_app.model.static import StaticEngine
+
+        self._threads = self._share_of_cores()
+        loaded = load(self._app.model, self._app.data_path, self._threads, self._report)
+        self._engine = StaticEngine(loaded, self._tuning.value, self.metrics, started_at=self._started_clock)
+
+    def _report(self, phase: str) -> None:
+        log.info("model %s: %s", self._app.model.id, phase)
+        self._phase = phase
+
+    @property
+    def engine(self) -> Engine:
+        """The running engine.
+
+        Raises:
+            Unavailable: the weights are still loading.
+        """
+        if self._engine is None:
+            raise Unavailable(f"model {self._app.model.id} is still loading ({self._phase}); try again shortly", retry_after_s=5)
+        return self._engine
+
+    @property
+    def card(self) -> ModelCard:
+        """Who answers."""
+        return self.engine.card
+
+    async def generate(self, request: Generate, admit: Admit) -> AsyncGenerator[Item, None]:
+        """Chunks and one ending; leaving early cancels the row within one step. `admit` brings the stream to `engine.admit` in a group."""
+        stream = Stream(request)
+        try:
+            admitted = await admit(stream)
+            if isinstance(admitted, FrugalError):
+                yield Failed(admitted)
+                return
+            async for item in stream:
+                yield item
+                if isinstance(item, Finish | Failed):
+                    return
+        finally:
+            stream.cancel()
+
+    @property
+    def tuning(self) -> ModelTuning:
+        """The tuning in force."""
+        return self._tuning.value
+
+    @property
+    def settings_error(self) -> str | None:
+        """What is wrong with the last settings that were not taken over."""
+        return self._tuning.error
+
+    def tune(self, data: Mapping[str, Any]) -> None:
+        """Take new settings over, or keep the old ones and say why in `settings_error`."""
+        if self._engine is not None:
+            self._settle(self._engine.account())
+        self._tuning.update(data)
+        if self._engine is not None:
+            self._engine.tune(self._tuning.value)
+
+    def check(self) -> None:
+        """Raise where this replica must be replaced."""
+        if self._engine is not None and not self._engine.alive():
+            raise RuntimeError("the engine's thread is gone")
+        if self._beat_task is not None and self._beat_task.done():
+            raise RuntimeError("the task that keeps the books is gone")
+
+    async def beat(self, *, stopped: bool = False) -> None:
+        """Write this replica's row and share the node's cores anew."""
+        await asyncio.to_thread(self._beat, stopped)
+
+    def _beat(self, stopped: bool) -> None:
+        account = self._engine.account() if self._engine else Account(startup_s=time.monotonic() - self._started_clock)
+        now = time.time()  # read next to the account, so that the two agree
+        self._settle(account)
+        parts = {field.name: getattr(account, field.name) for field in dataclasses.fields(ReplicaRow) if hasattr(account, field.name)}
+        self._ledger.put_replica(
+            ReplicaRow(
+                id=self._id,
+                model=self._app.model.id,
+                host=self._host,
+                phase=self._phase,
+                started_at=self._started_at,
+                last_seen_at=now,
+                stopped_at=now if stopped else None,
+                price_per_hour_usd=self._tuning.value.price_per_replica_hour_usd,
+                cost_usd=self._cost_usd,
+                **parts,
+            )
+        )
+        threads = self._share_of_cores()
+        if self._engine is not None and threads != self._threads:
+            self._threads = threads
+            self._engine.set_threads(threads)
+
+    def _settle(self, account: Account) -> None:
+        """Charge what was used since the last time at the price that was in force."""
+        self._cost_usd += (account.used_s - self._charged_s) * self._tuning.value.price_per_replica_hour_usd / 3600
+        self._charged_s = account.used_s
+
+    def _share_of_cores(self) -> int:
+        """`threads: auto` divides the node's cores among its live Model replicas."""
+        if self._app.model.threads != "auto":
+            return self._app.model.threads
+        cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+        return max(1, cores // max(1, self._ledger.live_replicas(self._host, time.time() - ALIVE_S)))
+
+    async def _beat_forever(self) -> None:
+        while True:
+            try:
+                await self.beat()
+            except Exception:
+                log.exception("cannot write the replica's books; trying again")
+            await asyncio.sleep(BEAT_S)
+
+    async def stop(self, drain_s: float) -> None:
+        """Let running rows finish within `drain_s` seconds, then close the books."""
+        if self._beat_task is not None:
+            self._beat_task.cancel()
+        if self._engine is not None:
+            await asyncio.to_thread(self._engine.close, drain_s)
+        self._phase = "stopped"
+        await self.beat(stopped=True)
+        self._database.close()

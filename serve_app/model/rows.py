@@ -1,0 +1,98 @@
+"""A row: one request while an engine works on it, and what a new token does to it.
+
+Integers, strings and seconds only; no tensors, no threads. Tests: tests/fast/test_engine.py.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from dataclasses import dataclass, field
+
+from serve_app.messages import Finish, FinishReason, ModelCard, Usage
+from serve_app.model.engine import Ending, Stream
+from serve_app.model.text import Decode, TextStream
+
+
+@dataclass(slots=True, eq=False)
+class Row:
+    """One request in the engine. `seconds` is its share of the engine's time so far."""
+
+    stream: Stream
+    prompt_ids: list[int]
+    eos_ids: Collection[int]
+    decode: Decode
+    text: TextStream = field(init=False)
+    seconds: float = 0.0
+    num_generated: int = 0
+    num_unsent: int = 0
+    sent_text: bool = False
+    batch_size: int = 0
+    started_at: float | None = None
+    first_token_at: float | None = None
+
+    def __post_init__(self) -> None:
+        self.text = TextStream(self.decode, self.stream.request.sampling.stop)
+
+    @property
+    def live(self) -> bool:
+        """True until its ending."""
+        return not self.stream.ended
+
+    @property
+    def max_tokens(self) -> int:
+        """Upper limit of the answer's tokens."""
+        return self.stream.request.sampling.max_tokens
+
+    def start(self, now: float, batch_size: int) -> None:
+        """Its batch begins. After a failed batch it starts again, from nothing; its share of the time stays."""
+        self.text = TextStream(self.decode, self.stream.request.sampling.stop)
+        self.num_generated = self.num_unsent = 0
+        self.started_at = now if self.started_at is None else self.started_at
+        self.batch_size = batch_size
+
+    def take(self, token: int, now: float) -> FinishReason | None:
+        """Count a new token and send its text; the reason where the answer is over."""
+        sampling = self.stream.request.sampling
+        self.num_generated += 1
+        self.num_unsent += 1
+        self.first_token_at = now if self.first_token_at is None else self.first_token_at
+        if self.stream.cancelled:
+            return "cancelled"
+        may_stop = self.num_generated >= sampling.min_tokens
+        if token in self.eos_ids and may_stop and not sampling.ignore_eos:
+            self._send(self.text.close(may_stop))
+            return "stop"
+        self._send(self.text.push(token, may_stop))
+        if self.text.stopped:
+            return "stop"
+        if self.num_generated < sampling.max_tokens:
+            return None
+        self._send(self.text.close(may_stop))
+        return "stop" if self.text.stopped else "length"
+
+    def finish(self, reason: FinishReason, now: float, card: ModelCard, price_per_hour_usd: float) -> Finish:
+        """The good ending and what it took."""
+        arrived_at = self.stream.arrived_at
+        started_at, first_token_at = (now if at is None else at for at in (self.started_at, self.first_token_at))
+        num_prompt = len(self.prompt_ids) if self.first_token_at is not None else 0  # nothing was computed for one that never ran
+        return Finish(
+            reason=reason,
+            usage=Usage(len(self.prompt_ids), self.num_generated),
+            compute_s=self.seconds,
+            alone_s=num_prompt / card.alone_prefill_tokens_per_s + self.num_generated * card.alone_decode_step_s,
+            queue_s=started_at - arrived_at,
+            ttft_s=first_token_at - arrived_at,
+            duration_s=now - arrived_at,
+            batch_size=self.batch_size,
+            cost_usd=self.seconds * price_per_hour_usd / 3600,
+        )
+
+    def end(self, ending: Ending) -> bool:
+        """Hand the ending over; True if it was the first."""
+        return self.stream.end(ending)
+
+    def _send(self, text: str) -> None:
+        if text:
+            self.stream.put_text(text, self.num_unsent)
+            self.num_unsent = 0
+            self.sent_text = True

@@ -1,0 +1,118 @@
+"""Pure: what the server said, as text for a terminal. Tests: tests/fast/test_render.py."""
+
+from __future__ import annotations
+
+import shutil
+import textwrap
+from collections.abc import Iterable, Iterator
+from datetime import UTC, datetime
+from typing import Any
+
+MAX_WIDTH = 100
+
+
+def digest(articles: Iterable[dict[str, Any]]) -> str:
+    """Titles, links and summaries, one block per article."""
+    return "\n\n".join("\n".join(_article(article)) for article in articles)
+
+
+def _article(article: dict[str, Any]) -> Iterator[str]:
+    yield _plain(article["title"])
+    if article["link"]:
+        yield f"  {_plain(article['link'])}"
+    summary = article.get("summary")
+    if summary:
+        yield _wrapped(_plain(summary["text"]))
+    else:
+        reason = f": {_plain(article['reason'])}" if article.get("reason") else ""
+        yield f"  [{article['state']}{reason}]"
+
+
+def feeds(found: Iterable[dict[str, Any]]) -> str:
+    """One block per feed: its id, state and address, how many articles, what went wrong and when it is checked again."""
+    return "\n\n".join("\n".join(_feed(feed)) for feed in found)
+
+
+def _feed(feed: dict[str, Any]) -> Iterator[str]:
+    yield f"{feed['id']}  {feed['state']:<8} {_plain(feed['title'] or feed['url'])}"
+    if feed["title"]:
+        yield f"  {_plain(feed['url'])}"
+    counts = ", ".join(f"{count} {state}" for state, count in feed["num_articles"].items() if count)
+    yield f"  articles: {counts or 'none yet'}"
+    if feed["last_error"]:
+        yield _wrapped(f"last check failed: {_plain(feed['last_error'])}")
+    yield f"  next check: {_time(feed['next_check_at'])}"
+
+
+def report(data: dict[str, Any]) -> str:
+    """Costs and performance, one line per figure."""
+    requests, compute, cost, time = data["requests"], data["compute"], data["cost"], data["replicas"]["total"]
+    batching, latency = data["batching"], data["latency"]["by_outcome"]
+    outcomes = ", ".join(f"{count} {outcome}" for outcome, count in sorted(requests["by_outcome"].items()))
+    lines = [
+        ("requests", f"{requests['total']} ({outcomes or 'none'}); hit ratio {_share(requests['hit_ratio'])}"),
+        ("tokens", f"{data['tokens']['prompt']} prompt, {data['tokens']['completion']} completion"),
+        ("latency", _latency(latency)),
+        ("batching", f"{_number(batching['rows_per_step'])} rows per step, {_share(batching['wasted_row_share'])} of the rows wasted"),
+        ("compute", f"{compute['spent_s']:.1f} s spent; one at a time it would have been {compute['one_at_a_time_s']:.1f} s"),
+        ("avoided", f"{compute['avoided_by_cache_s']:.1f} s by caching, {compute['avoided_by_batching_s']:.1f} s by batching"),
+        (
+            "replicas",
+            f"{time['replica_s']:.0f} s = {time['used_s']:.0f} used + {time['idle_s']:.0f} idle + {time['startup_s']:.0f} start-up",
+        ),
+        ("cost", f"{_usd(cost['allocation_usd'])} allocation (the bill), {_usd(cost['usage_usd'])} usage (the work)"),
+        ("", f"{_usd(cost['allocation_usd_per_1k_requests'])} per 1,000 requests, allocation"),
+        ("", f"{_usd(cost['allocation_usd_per_1m_completion_tokens'])} per 1M completion tokens, allocation"),
+    ]
+    return "\n".join(f"{name:<10}{text}" for name, text in lines)
+
+
+def ready(data: dict[str, Any]) -> str:
+    """What /ready says, in lines."""
+    lines = ["ready"] if data["ready"] else [f"waiting for {item}" for item in data["waiting_for"]]
+    return "\n".join(lines + [f"error: {error}" for error in data["errors"]])
+
+
+def _latency(by_outcome: dict[str, dict[str, float | None]]) -> str:
+    parts = [
+        f"{outcome} p50 {_seconds(found['p50_s'])}, p95 {_seconds(found['p95_s'])}"
+        for outcome, found in sorted(by_outcome.items())
+        if found["p50_s"] is not None
+    ]
+    return "; ".join(parts) or "nothing answered yet"
+
+
+def _wrapped(text: str) -> str:
+    width = min(MAX_WIDTH, shutil.get_terminal_size().columns)
+    return textwrap.fill(text, width, initial_indent="  ", subsequent_indent="  ")
+
+
+def _plain(text: str) -> str:
+    """Without control characters: a feed must not steer the terminal."""
+    return "".join(char if char.isprintable() else " " for char in text)
+
+
+def _time(value: float | str | None) -> str:
+    if value is None:
+        return "-"
+    if isinstance(value, str):
+        return value
+    return datetime.fromtimestamp(value, UTC).strftime("%Y-%m-%d %H:%M:%S UTC")
+
+
+def _number(value: float | None) -> str:
+    return "-" if value is None else f"{value:.1f}"
+
+
+def _share(value: float | None) -> str:
+    return "-" if value is None else f"{value:.0%}"
+
+
+def _seconds(value: float | None) -> str:
+    if value is None:
+        return "-"
+    return f"{value * 1000:.0f} ms" if value < 1 else f"{value:.1f} s"
+
+
+def _usd(value: float | None) -> str:
+    return "-" if value is None else f"${value:.6f}" if value < 0.01 else f"${value:.4f}"

@@ -1,0 +1,184 @@
+"""The feeds table: who is on the list, and what a person may do to it. The loop's own writes are in articles.py.
+
+What a person asks for (add, remove, refresh) needs no lease: each is one small transaction that any replica may make.
+Tests: tests/fast/test_article_store.py.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+from sqlalchemy import Connection, delete, func, select, update
+
+from serve_app.errors import BadRequest, Conflict, NotFound
+from serve_app.messages import ArticleState, Feed
+from serve_app.settings import FeedEntry, check_feed_url
+from serve_app.store import article_rows, leases
+from serve_app.store.database import Database
+from serve_app.store.schema import articles, feeds, results
+
+LEASE = "feeds"
+
+
+def feed_id(url: str) -> str:
+    """The first 16 hex digits of SHA-256 over the address."""
+    return hashlib.sha256(url.encode()).hexdigest()[:16]
+
+
+class FeedList:
+    """Reads and the commands of a person. All methods block."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+
+    def feeds(self) -> tuple[Feed, ...]:
+        """Every feed with its health, in the order of their addition."""
+        with self._database.read() as connection:
+            return _read(connection, select(feeds).order_by(feeds.c.created_at, feeds.c.url))
+
+    def feed(self, feed_id: str) -> Feed:
+        """One feed.
+
+        Raises:
+            NotFound: no feed has this id.
+        """
+        with self._database.read() as connection:
+            return _one(connection, feed_id)
+
+    def due_feeds(self, now: float) -> tuple[Feed, ...]:
+        """Feeds to check, the longest overdue first."""
+        is_due = feeds.c.state.in_(("new", "ok", "failing")) & (feeds.c.next_check_at <= now)
+        with self._database.read() as connection:
+            return _read(connection, select(feeds).where(is_due).order_by(feeds.c.next_check_at))
+
+    def add_feed(self, url: str, now: float) -> Feed:
+        """Put a feed on the list. One that the configuration had named and dropped comes back.
+
+        Raises:
+            BadRequest: no feed can have this address.
+            Conflict: it is on the list; the message names its id.
+        """
+        try:
+            check_feed_url(url)
+        except ValueError as error:
+            raise BadRequest(str(error), param="url") from None
+        with self._database.begin() as connection:
+            known = connection.execute(select(feeds).where(feeds.c.url == url)).one_or_none()
+            if known is not None and known.state != "paused":
+                raise Conflict(f"this feed is on the list already, as {known.id}", param="url")
+            if known is not None:
+                connection.execute(_update(known.id, origin="api", state=_state_after(known), next_check_at=now))
+            elif connection.execute(self._insert([_row(url, "api", "", now)])).rowcount != 1:
+                raise Conflict(f"this feed is on the list already, as {feed_id(url)}", param="url")
+            return _one(connection, feed_id(url))
+
+    def remove_feed(self, feed_id: str) -> None:
+        """Take a feed that was added by API off the list, with its articles.
+
+        Raises:
+            NotFound: no feed has this id.
+            Conflict: the configuration names it.
+        """
+        with self._database.begin() as connection:
+            if (feed := _one(connection, feed_id)).origin == "config" and feed.state != "paused":
+                raise Conflict("the configuration names this feed; take it out of feeds: there, then it is paused and can be removed")
+            own = select(articles.c.id).where(articles.c.feed_id == feed_id)
+            connection.execute(delete(results).where(results.c.article_id.in_(own)))
+            connection.execute(delete(articles).where(articles.c.feed_id == feed_id))
+            connection.execute(delete(feeds).where(feeds.c.id == feed_id))
+
+    def refresh(self, feed_id: str, now: float) -> Feed:
+        """Make a feed due; one that is gone gets another chance.
+
+        Raises:
+            NotFound: no feed has this id.
+            Conflict: it is paused.
+        """
+        with self._database.begin() as connection:
+            feed = _one(connection, feed_id)
+            if feed.state == "paused":
+                raise Conflict("this feed is paused because it left the configuration; put it back there, or add it by its address")
+            state = "failing" if feed.state == "gone" else feed.state
+            connection.execute(_update(feed_id, state=state, next_check_at=min(feed.next_check_at, now)))
+            return _one(connection, feed_id)
+
+    def sync_configured(self, holder: str, entries: Sequence[FeedEntry], now: float) -> None:
+        """Make the list agree with the configuration: missing feeds are added, those that came back revived, those that left paused.
+        Feeds added by API stay as they are.
+
+        Raises:
+            LeaseLost: this holder may not write.
+        """
+        with self._database.begin() as connection:
+            leases.require(connection, LEASE, holder)
+            known = {row.url: row for row in connection.execute(select(feeds))}
+            named = {entry.url: entry for entry in entries}
+            if missing := [_row(url, "config", entry.title or "", now) for url, entry in named.items() if url not in known]:
+                connection.execute(self._insert(missing))
+            for url, row in known.items():
+                if url in named:
+                    connection.execute(_update(row.id, **_named(row, named[url], now)))
+                elif row.origin == "config" and row.state != "paused":
+                    connection.execute(_update(row.id, state="paused"))
+
+    def _insert(self, rows: list[dict[str, Any]]) -> Any:
+        return self._database.insert(feeds).values(rows).on_conflict_do_nothing()
+
+
+def _named(row: Any, entry: FeedEntry, now: float) -> dict[str, Any]:
+    values: dict[str, Any] = {"origin": "config", "title": entry.title or row.title}
+    if row.state == "paused":
+        values |= {"state": _state_after(row), "next_check_at": now}
+    return values
+
+
+def _state_after(row: Any) -> str:
+    """The state of a feed that is paused no more."""
+    if row.last_success_at is None:
+        return "new"
+    return "failing" if row.num_errors else "ok"
+
+
+def _row(url: str, origin: str, title: str, now: float) -> dict[str, Any]:
+    return {
+        "id": feed_id(url),
+        "url": url,
+        "origin": origin,
+        "state": "new",
+        "title": title,
+        "num_errors": 0,
+        "next_check_at": now,
+        "created_at": now,
+    }
+
+
+def _update(feed_id: str, **values: Any) -> Any:
+    return update(feeds).where(feeds.c.id == feed_id).values(**values)
+
+
+def _one(connection: Connection, feed_id: str) -> Feed:
+    found = _read(connection, select(feeds).where(feeds.c.id == feed_id))
+    if not found:
+        raise NotFound(f"there is no feed {feed_id[:40]!r}; the list of feeds has their ids")
+    return found[0]
+
+
+def _read(connection: Connection, statement: Any) -> tuple[Feed, ...]:
+    rows = connection.execute(statement).all()
+    counts: dict[str, list[tuple[ArticleState, int]]] = {row.id: [] for row in rows}
+    grouped = select(articles.c.feed_id, articles.c.state, func.count()).group_by(articles.c.feed_id, articles.c.state)
+    for own, state, count in _counted(connection, grouped, counts):
+        counts[own].append((state, count))
+    return tuple(article_rows.feed_of(row, counts[row.id]) for row in rows)
+
+
+def _counted(connection: Connection, grouped: Any, wanted: dict[str, Any]) -> Iterable[tuple[str, ArticleState, int]]:
+    if not wanted:
+        return
+    if len(wanted) == 1:
+        grouped = grouped.where(articles.c.feed_id == next(iter(wanted)))
+    for own, state, count in connection.execute(grouped):
+        if own in wanted:
+            yield own, state, count

@@ -1,0 +1,45 @@
+"""Rings: the folder of a test is its ring. At the end, which rings ran and which were skipped, and why."""
+
+from __future__ import annotations
+
+import pathlib
+from collections import Counter
+
+import pytest
+
+TESTS = pathlib.Path(__file__).parent
+RINGS = ("fast", "model", "ray", "corpus")
+
+
+def ring_of(path: pathlib.Path) -> str:
+    """The ring of a test file."""
+    return path.relative_to(TESTS).parts[0]
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Mark each test with its ring; the rings run from the quickest to the slowest."""
+    for item in items:
+        item.add_marker(ring_of(item.path))
+    items.sort(key=lambda item: ("fast", "corpus", "model", "ray").index(ring_of(item.path)))
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """One line per ring."""
+    terminalreporter.section("rings")
+    for ring in RINGS:
+        terminalreporter.line(f"{ring:<8}{_told(terminalreporter, ring)}")
+
+
+def _told(reporter: pytest.TerminalReporter, ring: str) -> str:
+    counts: Counter[str] = Counter()
+    reasons: Counter[str] = Counter()
+    for outcome in ("passed", "failed", "error", "skipped"):
+        for report in reporter.stats.get(outcome, []):
+            if ring in report.nodeid.split("/")[1:2]:
+                counts[outcome] += 1
+                if outcome == "skipped" and isinstance(report.longrepr, tuple):
+                    reasons[report.longrepr[2].removeprefix("Skipped: ")] += 1
+    if not counts:
+        return "did not run: nothing of it was selected"
+    why = f" ({'; '.join(reasons)})" if reasons else ""
+    return ", ".join(f"{count} {outcome}" for outcome, count in counts.items()) + why

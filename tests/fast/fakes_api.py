@@ -1,0 +1,299 @@
+"""The graph as the routes see it, over plain lists, with verbs for what a test wants to happen.
+
+services = FakeServices()
+services.will_say("Hello", " world")    # chunks of the next answers
+services.will_refuse(Overloaded(...))   # ... or an error before the first item
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import socket
+from collections.abc import AsyncIterator
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import httpx
+import uvicorn
+from fastapi import FastAPI
+
+from serve_app.api.app import build_app
+from serve_app.errors import Conflict, FrugalError, NotFound
+from serve_app.messages import (
+    Answer,
+    Article,
+    ArticlePage,
+    ArticleQuery,
+    Ask,
+    Chunk,
+    Failed,
+    Feed,
+    Finish,
+    FinishReason,
+    Item,
+    ModelCard,
+    Opening,
+    Outcome,
+    Summary,
+    Usage,
+)
+from serve_app.settings import IngressSettings
+
+MODEL = "tiny/model"
+KEY = "a" * 64
+
+CARD = ModelCard(
+    id=MODEL,
+    source="./tiny",
+    revision="1",
+    architecture="TinyForCausalLM",
+    quantization="nf4",
+    dtype="bfloat16",
+    device="cpu",
+    fingerprint="0123456789abcdef" * 4,
+    max_context=128,
+    num_parameters=1000,
+    weights_bytes=500,
+    alone_prefill_tokens_per_s=1000.0,
+    alone_decode_step_s=0.02,
+    loaded_at=1_700_000_000.5,
+)
+
+
+def finish(reason: FinishReason = "stop", num_tokens: int = 2) -> Finish:
+    """An ending with figures that tests can tell apart."""
+    return Finish(
+        reason=reason,
+        usage=Usage(prompt_tokens=7, completion_tokens=num_tokens, cached_tokens=4),
+        compute_s=0.5,
+        alone_s=0.8,
+        queue_s=0.01,
+        ttft_s=0.1,
+        duration_s=0.6,
+        batch_size=3,
+        cost_usd=0.000007,
+    )
+
+
+def feed(id: str = "feed0", **changes: Any) -> Feed:
+    """A healthy feed of the configuration."""
+    plain = Feed(id, "https://example.org/feed.xml", "config", "ok", "Example", created_at=1_700_000_000.0, next_check_at=1_700_003_600.0)
+    return replace(plain, **changes)
+
+
+def article(id: str = "a0", **changes: Any) -> Article:
+    """A summarised article."""
+    plain = Article(
+        id=id,
+        feed_id="feed0",
+        guid=f"guid-{id}",
+        link=f"https://example.org/{id}",
+        title=f"Title {id}",
+        author="Ada",
+        published_at=1_700_000_000.0,
+        first_seen_at=1_700_000_100.0,
+        updated_at=1_700_000_200.0,
+        text="First paragraph.\n\nSecond paragraph.",
+        text_hash="h" * 64,
+        state="done",
+        summary=summary(),
+    )
+    return replace(plain, **changes)
+
+
+def summary(text: str = "A short summary.") -> Summary:
+    """What the model wrote about `article()`."""
+    return Summary(text, MODEL, "1", "{title} {text}", "h" * 64, "miss", 120, 20, 0.7, 0.00001, 1_700_000_300.0)
+
+
+@dataclass
+class FakeServices:
+    """Answers from what it was told; `asked` and `observed` say what reached it."""
+
+    settings: IngressSettings = field(default_factory=IngressSettings)
+    loaded: tuple[ModelCard, ...] = (CARD,)
+    asked: list[Ask] = field(default_factory=list)
+    queried: list[ArticleQuery] = field(default_factory=list)
+    observed: list[tuple[str, str, int]] = field(default_factory=list)
+    all_articles: list[Article] = field(default_factory=list)
+    all_feeds: dict[str, Feed] = field(default_factory=dict)
+    state: dict[str, Any] = field(default_factory=lambda: {"ready": True, "waiting_for": [], "errors": []})
+    the_report: dict[str, Any] = field(default_factory=dict)
+    broken: dict[str, Exception] = field(default_factory=dict)
+    closed: asyncio.Event = field(default_factory=asyncio.Event)
+    waiting: asyncio.Event = field(default_factory=asyncio.Event)
+
+    _opening: Opening = field(default_factory=lambda: Opening("miss", KEY))
+    _items: list[Item] = field(default_factory=lambda: [Chunk("Hello", 1), Chunk(" world", 1), finish()])
+    _hangs: bool = False
+    _crash: Exception | None = None
+
+    # What a test wants to happen
+
+    def will_say(self, *texts: str, reason: FinishReason = "stop") -> None:
+        """Answer with these chunks of one token each."""
+        self._items = [*(Chunk(text, 1) for text in texts), finish(reason, len(texts))]
+
+    def will_open(self, outcome: Outcome, age_s: float | None = None) -> None:
+        """Say that the answer was made like this."""
+        self._opening = Opening(outcome, KEY, age_s)
+
+    def will_refuse(self, error: Exception) -> None:
+        """Raise before the first item."""
+        self.broken["stream"] = self.broken["answer"] = error
+
+    def will_break(self, error: FrugalError, after: int = 1) -> None:
+        """End in a Failed after so many chunks."""
+        self._items = [*self._items[:after], Failed(error)]
+
+    def will_stop_short(self, after: int = 1) -> None:
+        """Stop without any ending after so many chunks."""
+        self._items = self._items[:after]
+
+    def will_crash(self, error: Exception, after: int = 1) -> None:
+        """Raise a bug after so many chunks."""
+        self._items, self._crash = self._items[:after], error
+
+    def will_hang(self, after: int = 1) -> None:
+        """Wait for ever after so many chunks."""
+        self._items, self._hangs = self._items[:after], True
+
+    def break_part(self, name: str, error: Exception) -> None:
+        """Let one of the other calls raise."""
+        self.broken[name] = error
+
+    # What the routes call
+
+    def model_ids(self) -> tuple[str, ...]:
+        return (MODEL,)
+
+    async def cards(self) -> tuple[ModelCard, ...]:
+        self._fail("cards")
+        return self.loaded
+
+    async def answer(self, ask: Ask) -> Answer:
+        self.asked.append(ask)
+        self._fail("answer")
+        text, end = "", None
+        try:
+            for item in self._items:
+                if isinstance(item, Failed):
+                    raise item.error
+                if isinstance(item, Chunk):
+                    text += item.text
+                else:
+                    end = item
+            await self._go_on()
+        finally:
+            self.closed.set()
+        assert isinstance(end, Finish)
+        return Answer(self._opening, text, end)
+
+    async def stream(self, ask: Ask) -> AsyncIterator[Item]:
+        self.asked.append(ask)
+        self._fail("stream")
+        try:
+            yield self._opening
+            for item in self._items:
+                yield item
+            await self._go_on()
+        finally:
+            self.closed.set()
+
+    async def articles(self, q: ArticleQuery) -> ArticlePage:
+        self.queried.append(q)
+        self._fail("articles")
+        start = int(q.cursor or 0)
+        found = [a for a in self.all_articles if q.state in (None, a.state) and (q.text or "").lower() in a.title.lower()]
+        end = start + q.limit
+        return ArticlePage(tuple(found[start:end]), str(end) if end < len(found) else None)
+
+    async def article(self, id: str) -> Article:
+        self._fail("article")
+        for known in self.all_articles:
+            if known.id == id:
+                return known
+        raise NotFound(f"there is no article {id}")
+
+    async def feeds(self) -> tuple[Feed, ...]:
+        self._fail("feeds")
+        return tuple(self.all_feeds.values())
+
+    async def add_feed(self, url: str) -> Feed:
+        if any(known.url == url for known in self.all_feeds.values()):
+            raise Conflict(f"url: {url} is there already")
+        added = feed(f"feed{len(self.all_feeds)}", url=url, origin="api", state="new", title="")
+        self.all_feeds[added.id] = added
+        return added
+
+    async def remove_feed(self, id: str) -> None:
+        if self._feed(id).origin == "config":
+            raise Conflict("the configuration names this feed; remove it there")
+        del self.all_feeds[id]
+
+    async def refresh_feed(self, id: str) -> Feed:
+        return self._feed(id)
+
+    async def report(self) -> dict[str, Any]:
+        self._fail("report")
+        return self.the_report
+
+    async def metrics(self) -> str:
+        self._fail("metrics")
+        return "# HELP frugal_up Always 1.\nfrugal_up 1\n"
+
+    async def ready(self) -> dict[str, Any]:
+        self._fail("ready")
+        return self.state
+
+    def observe(self, method: str, route: str, status: int, seconds: float) -> None:
+        assert seconds >= 0
+        self.observed.append((method, route, status))
+
+    def _feed(self, id: str) -> Feed:
+        if id not in self.all_feeds:
+            raise NotFound(f"there is no feed {id}")
+        return self.all_feeds[id]
+
+    def _fail(self, name: str) -> None:
+        if name in self.broken:
+            raise self.broken[name]
+
+    async def _go_on(self) -> None:
+        if self._crash:
+            raise self._crash
+        if self._hangs:
+            self.waiting.set()
+            await asyncio.Event().wait()
+
+
+def app_of(services: FakeServices) -> FastAPI:
+    """The application over these services."""
+    return build_app(services)
+
+
+def client_of(services: FakeServices, **options: Any) -> httpx.AsyncClient:
+    """A client that calls the application in this process, without a socket."""
+    transport = httpx.ASGITransport(app=app_of(services), raise_app_exceptions=False)
+    return httpx.AsyncClient(transport=transport, base_url="http://127.0.0.1:8000", **options)
+
+
+@contextlib.asynccontextmanager
+async def served(services: FakeServices) -> AsyncIterator[str]:
+    """The application behind a real server on a loopback port; gives its address."""
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        listener.listen()  # connections queue from here on, so nobody has to wait for the server's start
+        server = uvicorn.Server(uvicorn.Config(app_of(services), log_config=None, lifespan="off"))
+        running = asyncio.create_task(server.serve(sockets=[listener]))
+        try:
+            yield f"http://127.0.0.1:{listener.getsockname()[1]}"
+        finally:
+            server.should_exit = True
+            await running
+
+
+def chat_body(**changes: Any) -> dict[str, Any]:
+    """The smallest chat request."""
+    return {"model": MODEL, "messages": [{"role": "user", "content": "Hi"}], **changes}

@@ -1,0 +1,216 @@
+"""Fetching from a real server on loopback: validators, redirects, limits, pacing, and reasons that people can read."""
+
+from __future__ import annotations
+
+import asyncio
+import gzip
+import pickle
+import socket
+import zlib
+
+import pytest
+from aiohttp.abc import AbstractResolver, ResolveResult
+
+from serve_app.errors import FetchError
+from serve_app.feeds.fetch import Fetched, Fetcher, NotModified
+from serve_app.feeds.inflate import PIECE, Body
+from serve_app.feeds.pacing import Pacing
+from tests.fast.fakes_feeds import Clock, FakeFeedServer, settings_for
+from tests.fast.test_feeds_guard import FakeDns
+
+FEED = b"<rss version='2.0'><channel><title>x</title></channel></rss>"
+
+
+def fetcher(**values: object) -> Fetcher:
+    return Fetcher(settings_for(**values), gap_s=0.0, now=lambda: 1_700_000_000.0)  # type: ignore[arg-type]
+
+
+async def failure(url: str, **values: object) -> FetchError:
+    with pytest.raises(FetchError) as caught:
+        await fetcher(**values).fetch(url)
+    return caught.value
+
+
+async def test_validators_go_back_byte_for_byte_and_bring_a_304() -> None:
+    async with FakeFeedServer() as server:
+        server.entry("a")
+        first = await fetcher().fetch(server.url())
+        assert isinstance(first, Fetched)
+        assert isinstance(await fetcher().fetch(server.url(), first.etag, "Sat, 1 Jan 2000 0:0:0 odd"), NotModified)
+        assert server.requests[0].headers.get("If-None-Match") is None
+        assert server.requests[1].headers["If-None-Match"] == first.etag
+        assert server.requests[1].headers["If-Modified-Since"] == "Sat, 1 Jan 2000 0:0:0 odd"
+        server.entry("b")
+        assert isinstance(await fetcher().fetch(server.url(), first.etag), Fetched)
+
+
+async def test_the_request_says_who_asks_and_brings_no_cookie_back() -> None:
+    async with FakeFeedServer() as server:
+        url = server.serve("/c", FEED, {"Set-Cookie": "a=b", "ETag": '"1"', "Last-Modified": "then", "Cache-Control": "public, max-age=7200"})
+        asking = fetcher(contact="mailto:me@feed.test\r\nX: y")
+        reply = await asking.fetch(url)
+        await asking.fetch(url)
+        assert reply == Fetched(url, FEED, "application/octet-stream", '"1"', "then", 7200.0)
+        headers = server.requests[1].headers
+        assert headers["User-Agent"].startswith("FrugalServe/")
+        assert headers["User-Agent"].endswith("(+mailto:me@feed.testX: y)")
+        assert "Cookie" not in headers
+        assert headers["Accept-Encoding"] == "gzip, deflate"
+
+
+async def test_redirects_are_followed_up_to_the_limit_and_without_loops() -> None:
+    async with FakeFeedServer() as server:
+        final = server.serve("/final", FEED)
+        server.redirect("/a", "b?x=1#part", 301)
+        server.redirect("/b", final, 308)
+        reply = await fetcher().fetch(server.url("/a"))
+        assert isinstance(reply, Fetched)
+        assert (reply.url, reply.body) == (final, FEED)
+        server.redirect("/loop", "/loop")
+        assert "more than 3 redirects" in (await failure(server.url("/loop"), max_redirects=3)).message
+
+
+@pytest.mark.parametrize(
+    "target",
+    ["http://169.254.169.254/meta", "http://[::1]/", "http://[::ffff:10.0.0.1]/", "http://100.64.0.1/", "http://[64:ff9b::7f00:1]/"]
+    + ["http://0x7f.1/", "http://2130706433/", "file:///etc/hostname", "ftp://127.0.0.1/", "http://[/"],
+)
+async def test_a_redirect_into_a_private_network_is_refused(target: str) -> None:
+    async with FakeFeedServer() as server:
+        error = await failure(server.redirect("/r", target))
+        assert error.permanent
+        assert len(server.requests) == 1
+
+
+async def test_a_name_that_resolves_into_a_private_network_is_never_connected_to() -> None:
+    async with FakeFeedServer() as server:
+        asking = Fetcher(settings_for(allow_private_hosts=()), gap_s=0.0, resolver=FakeDns("127.0.0.1"))
+        with pytest.raises(FetchError, match="allow_private_hosts"):
+            await asking.fetch(server.url(host="public.test"))
+        asking.reconfigure(settings_for(allow_private_hosts=("public.test",)))
+        assert isinstance(await asking.fetch(server.url(host="public.test")), Fetched)
+        assert len(server.requests) == 1
+
+
+async def test_compressed_feeds_are_decoded() -> None:
+    raw = zlib.compressobj(wbits=-15)
+    async with FakeFeedServer() as server:
+        two_members = gzip.compress(FEED[:20]) + gzip.compress(FEED[20:]) + b"\0\0"
+        for number, (coding, body) in enumerate(
+            [("gzip", gzip.compress(FEED)), ("x-gzip", two_members), ("deflate", zlib.compress(FEED)), ("deflate", raw.compress(FEED) + raw.flush())]
+        ):
+            reply = await fetcher().fetch(server.serve(f"/{number}", body, {"Content-Encoding": coding}))
+            assert isinstance(reply, Fetched)
+            assert reply.body == FEED
+
+
+async def test_a_gzip_bomb_stops_at_the_limit_long_before_its_end() -> None:
+    bomb = gzip.compress(b"<" * 400_000_000, compresslevel=1)
+    async with FakeFeedServer() as server:
+        error = await failure(server.serve("/bomb", bomb, {"Content-Encoding": "gzip"}), max_feed_bytes=1_000_000)
+        assert "larger than 1 MB; raise max_feed_bytes" in error.message
+    body = Body("gzip", 1_000_000)
+    with pytest.raises(FetchError):
+        body.feed(bomb)  # even where it arrives in one piece
+    assert body.num_bytes <= 1_000_000 + PIECE
+
+
+async def test_a_plain_body_over_the_limit_and_false_or_torn_compression_are_refused() -> None:
+    async with FakeFeedServer() as server:
+        assert "larger than 0.002 MB" in (await failure(server.serve("/big", b"x" * 3_000), max_feed_bytes=2_000)).message
+        assert "not the gzip data" in (await failure(server.serve("/false", FEED, {"Content-Encoding": "gzip"}))).message
+        assert "broke off" in (await failure(server.serve("/torn", gzip.compress(FEED * 9)[:-12], {"Content-Encoding": "gzip"}))).message
+        assert "'br'" in (await failure(server.serve("/br", FEED, {"Content-Encoding": "br"}))).message
+
+
+@pytest.mark.parametrize(
+    ("status", "headers", "words", "retry_after_s"),
+    [
+        (404, {}, "there is no feed at this address (404)", None),
+        (410, {}, "gone for good (410)", None),
+        (429, {"Retry-After": "120"}, "less often (429)", 120.0),
+        (503, {"Retry-After": "Wed, 01 Jan 2025 00:10:00 GMT", "Date": "Wed, 01 Jan 2025 00:00:00 GMT"}, "has trouble (503)", 600.0),
+        (503, {"Retry-After": "Wed, 01 Jan 2020 00:00:00 GMT"}, "has trouble (503)", 0.0),
+        (500, {"Retry-After": "soon"}, "has trouble (500)", None),
+        (304, {}, "answered with status 304", None),
+        (206, {}, "answered with status 206", None),
+    ],
+)
+async def test_a_bad_status_has_its_words_and_says_when_to_come_back(
+    status: int, headers: dict[str, str], words: str, retry_after_s: float | None
+) -> None:
+    async with FakeFeedServer() as server:
+        error = await failure(server.serve("/x", b"", headers, status))
+        assert words in error.message
+        assert (error.retry_after_s, error.http_status, error.permanent) == (retry_after_s, status, status == 410)
+        again = pickle.loads(pickle.dumps(error))
+        assert (again, again.http_status, again.permanent) == (error, error.http_status, error.permanent)
+
+
+async def test_a_server_that_never_answers_is_given_up() -> None:
+    async with FakeFeedServer() as server:
+        error = await failure(server.hang("/slow"), total_timeout_s=0.05, connect_timeout_s=0.05)
+        assert error.message == "127.0.0.1 did not send the feed within 0.05 s"
+
+
+async def test_refused_unknown_and_broken_connections_read_well() -> None:
+    with socket.socket() as unused:
+        unused.bind(("127.0.0.1", 0))
+        port = unused.getsockname()[1]
+        assert (await failure(f"http://127.0.0.1:{port}/")).message == f"127.0.0.1:{port} refuses connections; is the server running?"
+
+    class NoDns(AbstractResolver):
+        async def resolve(self, host: str, port: int = 0, family: socket.AddressFamily = socket.AF_INET) -> list[ResolveResult]:
+            raise OSError(None, "Name or service not known")
+
+        async def close(self) -> None:
+            pass
+
+    with pytest.raises(FetchError, match=r"the name feed.test cannot be resolved; check the address and this machine's internet connection"):
+        await Fetcher(settings_for(), resolver=NoDns()).fetch("https://feed.test/rss")
+    async with FakeFeedServer() as server:
+        assert "no secure connection" in (await failure(server.url().replace("http:", "https:"))).message
+
+
+async def test_a_reply_that_is_not_http_and_one_that_breaks_off_read_well() -> None:
+    async def talk(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        line = await reader.readline()
+        writer.write(b"SMTP ready\r\n\r\n" if b"/odd" in line else b"HTTP/1.1 200 OK\r\nContent-Length: 100\r\n\r\n<rss")
+        writer.close()
+
+    server = await asyncio.start_server(talk, "127.0.0.1", 0)
+    async with server:
+        url = f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}"
+        assert "not HTTP" in (await failure(url + "/odd")).message
+        assert "closed the connection before the end" in (await failure(url + "/torn")).message
+
+
+async def test_the_sample_feed_is_unchanged_the_second_time() -> None:
+    first = await fetcher().fetch("sample:")
+    assert isinstance(first, Fetched)
+    assert b"<rss" in first.body or b"<feed" in first.body
+    assert await fetcher().fetch("sample:", first.etag) == NotModified(etag=first.etag)
+
+
+async def test_one_host_is_asked_one_at_a_time_with_a_gap_between() -> None:
+    clock, waits = Clock(0.0), list[float]()
+
+    async def sleep(seconds: float) -> None:
+        waits.append(seconds)
+        clock.pass_s(seconds)
+
+    pacing = Pacing(1.0, clock, sleep)
+    live = most = 0
+
+    async def visit(host: str) -> None:
+        nonlocal live, most
+        async with pacing.turn(host):
+            live += 1
+            most = max(most, live)
+            await asyncio.sleep(0)
+            live -= 1
+
+    await asyncio.gather(*(visit("a") for _ in range(3)))
+    assert (waits, most) == ([1.0, 1.0], 1)
+    await asyncio.gather(visit("b"), visit("c"))
+    assert (waits, most) == ([1.0, 1.0], 2)
