@@ -87,9 +87,14 @@ def _from_feedparser(entry: Mapping[str, Any]) -> jsonfeed.Item:
         title=title,
         plain_title=plain_title,
         author=str(entry.get("author") or ""),
-        published_at=_timestamp(entry.get("published_parsed") or (entry["updated_parsed"] if "updated_parsed" in entry else None)),
+        published_at=_timestamp(entry.get("published_parsed") or _updated(entry)),
         bodies=(*bodies, _detail(entry, "summary")),
     )
+
+
+def _updated(entry: Mapping[str, Any]) -> Any:
+    # feedparser's own `get` would answer with the date of publication, and warn.
+    return entry["updated_parsed"] if "updated_parsed" in entry else None  # noqa: SIM401
 
 
 def _detail(where: Mapping[str, Any], name: str) -> tuple[str, bool]:

@@ -108,7 +108,7 @@ class FeedsService:
 
     async def _ask(self, article: Article, settings: FeedsSettings) -> Answer:
         summary = settings.summary
-        sampling = Sampling(max_tokens=summary.max_tokens)
+        sampling = Sampling(max_tokens=summary.max_tokens, frequency_penalty=summary.frequency_penalty)
         request_id = f"article-{article.id}-{uuid.uuid4().hex[:8]}"
         generate = Generate(request_id, self._model, sampling, question(article, summary), priority="batch")
         return await self._answer(Ask(generate, feed_id=article.feed_id))

@@ -1,7 +1,7 @@
 """Quantised checkpoints kept on disk, so that the next replica starts in seconds: made once, whole or not at all.
 
 A copy is written to a folder beside its place and renamed; its marker lists every file with its size, so that a folder that a crash or a
-full disk left half-written is ignored and made again. Knows folders, not weights. Tests: tests/fast/test_copies.py.
+full disk left half-written is ignored and made again. Knows folders, not weights. Tests: tests/model/test_loader.py.
 """
 
 from __future__ import annotations

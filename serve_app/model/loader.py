@@ -9,9 +9,11 @@ Tests: tests/model/test_loader.py.
 
 from __future__ import annotations
 
+import contextlib
 import gc
 import hashlib
 import importlib.metadata
+import io
 import json
 import pathlib
 import re
@@ -151,7 +153,8 @@ def _make_copy(settings: ModelSettings, source: Source, device: str, working: pa
     report("converting weights to bf16" if source.gguf else "reading bf16 weights")
     # A GGUF file is unpacked through fp32: 8 times the size of its 4-bit weights.
     _check_memory(source.size_bytes * (8 if source.gguf else 1), "cpu")
-    model, tokenizer = _read(source.folder, "cpu", gguf=source.gguf)
+    with contextlib.redirect_stderr(io.StringIO()):  # the GGUF reader's progress bar has no switch
+        model, tokenizer = _read(source.folder, "cpu", gguf=source.gguf)
     if settings.quantization != "none":
         report(f"quantising to {settings.quantization}")
         quantise(model, settings, device)

@@ -1,7 +1,7 @@
 """Where weights come from: a GGUF file inside an installed package, a local GGUF file or folder, or a Hugging Face repository.
 
 Finds (or downloads) the files and says who they are; reads no weights. No pickle: only safetensors and GGUF are taken.
-Tests: tests/fast/test_source.py.
+Tests: tests/model/test_loader.py.
 """
 
 from __future__ import annotations

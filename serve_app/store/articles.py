@@ -172,7 +172,7 @@ class ArticleStore(FeedList):
         """How many articles are in each state."""
         grouped = select(articles.c.state, func.count()).group_by(articles.c.state)
         with self._database.read() as connection:
-            found: dict[str, int] = dict(connection.execute(grouped).tuples().all())
+            found: dict[str, int] = {state: count for state, count in connection.execute(grouped)}  # noqa: C416 (rows are no pairs to mypy)
         return {state: found.get(state, 0) for state in article_rows.STATES}
 
     @contextlib.contextmanager

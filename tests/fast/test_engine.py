@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import copy
 import threading
 from collections.abc import AsyncIterator, Callable
 from typing import Any
@@ -16,7 +17,10 @@ from serve_app.errors import BadRequest, Cancelled, ContextLengthExceeded, Fruga
 from serve_app.messages import Chunk, Failed, Finish, Generate, Usage
 from serve_app.metrics import Metrics, Snapshot
 from serve_app.model.engine import Stream
+from serve_app.model.prompts import encode
+from serve_app.model.rows import Row
 from serve_app.model.static import StaticEngine
+from serve_app.model.waiting import DrainRate, next_batch
 from serve_app.settings import ModelTuning
 from tests.model import tiny
 
@@ -333,3 +337,37 @@ def test_a_stream_whose_loop_is_closed_swallows_what_comes() -> None:
     stream = asyncio.run(make())
     stream.put_text("a", 1)
     assert stream.end(Failed(FrugalError("x")))
+
+
+def test_a_control_token_inside_a_message_is_text() -> None:
+    ids = encode(tiny.tokenizer(), tiny.chat("w1 <eos> w2"), 128)
+    assert tiny.EOS not in ids
+    assert tiny.tokenizer().decode(ids[:2]) == "<unk> w1"  # the template's role is no word of the tiny vocabulary
+
+
+def test_a_failing_chat_template_is_the_callers_error() -> None:
+    tokenizer = copy.deepcopy(tiny.tokenizer())
+    tokenizer.chat_template = "{{ raise_exception('roles must alternate') }}"
+    with pytest.raises(BadRequest, match="roles must alternate") as caught:
+        encode(tokenizer, tiny.chat("w1"), 128)
+    assert caught.value.param == "messages"
+    tokenizer.chat_template = None
+    with pytest.raises(BadRequest, match="no chat template"):
+        encode(tokenizer, tiny.chat("w1"), 128)
+
+
+async def test_rows_share_a_batch_only_within_the_models_positions() -> None:
+    def row(num_prompt: int, max_tokens: int) -> Row:
+        return Row(Stream(tiny.ask("w1", max_tokens=max_tokens), now=lambda: 0.0), [5] * num_prompt, (), str)
+
+    long, short, answerer = row(200, 10), row(10, 40), row(10, 200)
+    tuning = ModelTuning(max_batch_size=8)
+    assert next_batch([long, answerer, short], tuning, 0.0, max_positions=256) == [long, short]
+    assert next_batch([answerer, long, short], tuning, 0.0, max_positions=100) == [answerer]
+
+
+def test_the_time_to_come_back_is_what_the_line_takes_at_the_measured_rate() -> None:
+    rate = DrainRate(guess_s=2.0)
+    assert rate.retry_after_s(10) == 20.0
+    rate.add(8, 4.0)
+    assert rate.retry_after_s(5) == 3.0

@@ -22,7 +22,7 @@ FEED = b"<rss version='2.0'><channel><title>x</title></channel></rss>"
 
 
 def fetcher(**values: object) -> Fetcher:
-    return Fetcher(settings_for(**values), gap_s=0.0, now=lambda: 1_700_000_000.0)  # type: ignore[arg-type]
+    return Fetcher(settings_for(**values), gap_s=0.0, now=lambda: 1_700_000_000.0)
 
 
 async def failure(url: str, **values: object) -> FetchError:
@@ -46,7 +46,9 @@ async def test_validators_go_back_byte_for_byte_and_bring_a_304() -> None:
 
 async def test_the_request_says_who_asks_and_brings_no_cookie_back() -> None:
     async with FakeFeedServer() as server:
-        url = server.serve("/c", FEED, {"Set-Cookie": "a=b", "ETag": '"1"', "Last-Modified": "then", "Cache-Control": "public, max-age=7200"})
+        url = server.serve(
+            "/c", FEED, {"Set-Cookie": "a=b", "ETag": '"1"', "Last-Modified": "then", "Cache-Control": "public, max-age=7200"}
+        )
         asking = fetcher(contact="mailto:me@feed.test\r\nX: y")
         reply = await asking.fetch(url)
         await asking.fetch(url)
@@ -72,8 +74,18 @@ async def test_redirects_are_followed_up_to_the_limit_and_without_loops() -> Non
 
 @pytest.mark.parametrize(
     "target",
-    ["http://169.254.169.254/meta", "http://[::1]/", "http://[::ffff:10.0.0.1]/", "http://100.64.0.1/", "http://[64:ff9b::7f00:1]/"]
-    + ["http://0x7f.1/", "http://2130706433/", "file:///etc/hostname", "ftp://127.0.0.1/", "http://[/"],
+    [
+        "http://169.254.169.254/meta",
+        "http://[::1]/",
+        "http://[::ffff:10.0.0.1]/",
+        "http://100.64.0.1/",
+        "http://[64:ff9b::7f00:1]/",
+        "http://0x7f.1/",
+        "http://2130706433/",
+        "file:///etc/hostname",
+        "ftp://127.0.0.1/",
+        "http://[/",
+    ],
 )
 async def test_a_redirect_into_a_private_network_is_refused(target: str) -> None:
     async with FakeFeedServer() as server:
@@ -97,7 +109,12 @@ async def test_compressed_feeds_are_decoded() -> None:
     async with FakeFeedServer() as server:
         two_members = gzip.compress(FEED[:20]) + gzip.compress(FEED[20:]) + b"\0\0"
         for number, (coding, body) in enumerate(
-            [("gzip", gzip.compress(FEED)), ("x-gzip", two_members), ("deflate", zlib.compress(FEED)), ("deflate", raw.compress(FEED) + raw.flush())]
+            [
+                ("gzip", gzip.compress(FEED)),
+                ("x-gzip", two_members),
+                ("deflate", zlib.compress(FEED)),
+                ("deflate", raw.compress(FEED) + raw.flush()),
+            ]
         ):
             reply = await fetcher().fetch(server.serve(f"/{number}", body, {"Content-Encoding": coding}))
             assert isinstance(reply, Fetched)
@@ -166,7 +183,9 @@ async def test_refused_unknown_and_broken_connections_read_well() -> None:
         async def close(self) -> None:
             pass
 
-    with pytest.raises(FetchError, match=r"the name feed.test cannot be resolved; check the address and this machine's internet connection"):
+    with pytest.raises(
+        FetchError, match=r"the name feed.test cannot be resolved; check the address and this machine's internet connection"
+    ):
         await Fetcher(settings_for(), resolver=NoDns()).fetch("https://feed.test/rss")
     async with FakeFeedServer() as server:
         assert "no secure connection" in (await failure(server.url().replace("http:", "https:"))).message

@@ -30,7 +30,8 @@ def reason(body: bytes, content_type: str | None = None) -> str:
 
 def test_an_rss_item_becomes_an_entry() -> None:
     item = """<item><guid>g1</guid><link>/post</link><title>Tom &amp;amp; Ann</title><author>ann@feed.test (Ann)</author>
-        <pubDate>Tue, 02 Jan 2024 03:04:05 GMT</pubDate><description>&lt;p&gt;One&lt;/p&gt;&lt;script&gt;x&lt;/script&gt; two</description></item>"""
+        <pubDate>Tue, 02 Jan 2024 03:04:05 GMT</pubDate>
+        <description>&lt;p&gt;One&lt;/p&gt;&lt;script&gt;x&lt;/script&gt; two</description></item>"""
     expected = Entry(
         "g1", "https://feed.test/post", "Tom & Ann", "ann@feed.test (Ann)", 1704164645.0, "One\ntwo", text_hash("Tom & Ann", "One\ntwo")
     )
@@ -72,7 +73,11 @@ def test_entries_that_share_a_guid_are_told_apart_and_doubles_dropped() -> None:
     same = "<item><guid>g</guid><link>https://x.test/{}</link><title>{}</title></item>"
     found = entries(same.format(1, "a") + same.format(2, "b") + same.format(2, "c") + same.format(1, "a"))
     hashes = [text_hash(title, "") for title in "abc"]
-    assert [entry.guid.split("|")[:2] for entry in found] == [["g", "https://x.test/1"], ["g", "https://x.test/2"], ["g", "https://x.test/2"]]
+    assert [entry.guid.split("|")[:2] for entry in found] == [
+        ["g", "https://x.test/1"],
+        ["g", "https://x.test/2"],
+        ["g", "https://x.test/2"],
+    ]
     assert [entry.text_hash for entry in found] == hashes
     assert len({entry.guid for entry in found}) == 3
 
@@ -94,6 +99,7 @@ DOCTYPES = {
     "plain": f"<!DOCTYPE rss [{ENTITY}]>",
     "on its own line": f"<!DOCTYPE rss [\n{ENTITY}\n]>",
     "behind a comment that looks like the root": f"<!DOCTYPE rss [<!-- <a> -->\n{ENTITY}\n]>",
+    "behind a comment with half a literal and an end": f"<!DOCTYPE rss [<!-- it's ]> <a> -->\n{ENTITY}\n]>",
     "behind a literal that looks like its end": f'<!DOCTYPE rss SYSTEM "x]>" [\n<!ENTITY b "]>">\n{ENTITY}\n]>',
     "in a comment": f"<!-- <!DOCTYPE rss [\n{ENTITY}\n]> -->",
     "in an instruction": f"<?x\n{ENTITY}\n?>",
@@ -105,7 +111,8 @@ DOCTYPES = {
 @pytest.mark.parametrize("doctype", DOCTYPES.values(), ids=DOCTYPES)
 def test_quadratic_entities_stay_small(doctype: str, encoding: str) -> None:
     declared = encoding.removesuffix("-le")
-    text = f'<?xml version="1.0" encoding="{declared}"?>{doctype}<rss version="2.0"><channel><item><title>{"&a;" * 2_000}</title></item></channel></rss>'
+    item = f"<item><title>{'&a;' * 2_000}</title></item>"
+    text = f'<?xml version="1.0" encoding="{declared}"?>{doctype}<rss version="2.0"><channel>{item}</channel></rss>'
     started = time.process_time()
     (entry,) = parse(text.encode(encoding), URL, None).entries
     assert len(entry.title) <= 1_000
@@ -166,7 +173,8 @@ def test_white_space_and_a_byte_order_mark_before_the_declaration_do_no_harm() -
 
 
 def test_odd_dates_and_ttls_are_left_out() -> None:
-    items = "<item><guid>1</guid><pubDate>yesterday</pubDate></item><item><guid>2</guid><pubDate>Mon, 01 Jan 99999 00:00:00 GMT</pubDate></item>"
+    item = "<item><guid>{0}</guid><pubDate>{0}</pubDate></item>"
+    items = item.format("yesterday") + item.format("Mon, 01 Jan 99999 00:00:00 GMT")
     found = parse(rss(items, "<ttl>soon</ttl>"), URL, None)
     assert found.ttl_s is None
     assert found.entries[0].published_at is None

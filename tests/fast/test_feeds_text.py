@@ -34,14 +34,20 @@ def test_visible_text(markup: str, text: str) -> None:
     assert visible_text(markup) == text
 
 
-@pytest.mark.parametrize("piece", ["<!--", "</", "<a ", "<![", "<a x='", "<script>", "<title>a</", "&#", "<", "<!", "<?", "<svg>", "<pre>", "<a \"'>"])
+@pytest.mark.parametrize(
+    "piece", ["<!--", "</", "<a ", "<![", "<a x='", "<script>", "<title>a</", "&#", "<", "<!", "<?", "<svg>", "<pre>", "<a \"'>"]
+)
 def test_hostile_markup_takes_linear_time(piece: str) -> None:
     started = time.process_time()
     visible_text(piece * (500_000 // len(piece)))
     assert time.process_time() - started < 5  # html.parser takes minutes for some of these
 
 
-@given(st.lists(st.sampled_from(["<", ">", "&", ";", "#", "!", "-", "/", "'", '"', "=", "p", "script", "pre", "[", "]", "\n", " ", "\x00", "x"])).map("".join))
+@given(
+    st.lists(
+        st.sampled_from(["<", ">", "&", ";", "#", "!", "-", "/", "'", '"', "=", "p", "script", "pre", "[", "]", "\n", " ", "\x00", "x"])
+    ).map("".join)
+)
 @settings(max_examples=300, deadline=None)
 def test_no_markup_raises_and_the_text_is_tidy(markup: str) -> None:
     text = visible_text(markup)

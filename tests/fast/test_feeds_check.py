@@ -1,0 +1,129 @@
+"""One check of one feed against a real store: what is stored, what is asked for again, and what a failure leaves behind."""
+
+from __future__ import annotations
+
+import pathlib
+from collections.abc import Iterator
+from dataclasses import replace
+
+import pytest
+
+from serve_app.errors import FetchError
+from serve_app.feeds.check import FeedChecker
+from serve_app.feeds.fetch import Fetcher
+from serve_app.messages import ArticleQuery, Feed
+from serve_app.metrics import Metrics
+from serve_app.settings import FeedEntry
+from serve_app.store.articles import LEASE, ArticleStore, LeaseLost
+from serve_app.store.database import Database
+from serve_app.store.feed_list import feed_id
+from tests.fast.fakes_feeds import Clock, FakeFeedServer, FakeFetcher, settings_for
+
+URL = "https://feed.test/rss"
+FEED, ME = feed_id(URL), "me"
+
+
+@pytest.fixture
+def store(tmp_path: pathlib.Path) -> Iterator[ArticleStore]:
+    database = Database(f"sqlite:///{tmp_path}/frugal.db")
+    store = ArticleStore(database)
+    assert store.lease(LEASE, ME, 0.0, 1e9)
+    store.sync_configured(ME, [FeedEntry(url=URL)], 0.0)
+    yield store
+    database.close()
+
+
+class Checks:
+    """A checker with its fakes; `check` checks the feed once and gives its new state."""
+
+    def __init__(self, store: ArticleStore) -> None:
+        self.clock, self.fetcher, self.store, self.metrics = Clock(1000.0), FakeFetcher(), store, Metrics()
+        self.checker = FeedChecker(store, self.fetcher, self.metrics, ME, self.clock, jitter=lambda: 0.0)
+
+    async def check(self) -> Feed:
+        await self.checker.check(self.store.feed(FEED), settings_for(URL))
+        return self.store.feed(FEED)
+
+    def guids(self) -> list[str]:
+        return sorted(article.guid for article in self.store.query(ArticleQuery()).articles)
+
+
+async def test_new_entries_are_stored_and_an_unchanged_feed_is_not_read_again(store: ArticleStore) -> None:
+    checks = Checks(store)
+    checks.fetcher.publish(URL).entry("a").entry("b")
+    feed = await checks.check()
+    assert (feed.state, feed.title, feed.num_articles, feed.next_check_at) == ("ok", "A feed", (("pending", 2),), 4600.0)
+    again = await checks.check()
+    assert again == replace(feed, last_status=304)
+    assert checks.fetcher.asked == [(URL, None), (URL, feed.etag)]
+    checks.fetcher.publish(URL).entry("c").entry("a", text="another text than it had before")
+    await checks.check()
+    assert checks.guids() == ["a", "b", "c"]
+
+
+async def test_a_crash_before_the_commit_loses_nothing(store: ArticleStore, monkeypatch: pytest.MonkeyPatch) -> None:
+    checks = Checks(store)
+    checks.fetcher.publish(URL).entry("a")
+    with monkeypatch.context() as patch:
+        patch.setattr(store, "record_check", lambda *_: (_ for _ in ()).throw(MemoryError()))
+        feed = await checks.check()
+    assert (feed.etag, feed.state, feed.last_error) == (None, "failing", "internal error (MemoryError); the log has the cause")
+    await checks.check()
+    assert checks.fetcher.asked == [(URL, None), (URL, None)]
+    assert checks.guids() == ["a"]
+
+
+async def test_a_failing_feed_shows_its_reason_backs_off_and_recovers(store: ArticleStore) -> None:
+    checks = Checks(store)
+    checks.fetcher.fail(URL, FetchError("the name feed.test cannot be resolved"))
+    waits = []
+    for _ in range(7):
+        feed = await checks.check()
+        waits.append(feed.next_check_at - checks.clock())
+    assert waits == [3600, 7200, 14_400, 28_800, 57_600, 86_400, 86_400]
+    assert (feed.state, feed.num_errors, feed.last_error) == ("failing", 7, "the name feed.test cannot be resolved")
+    checks.fetcher.publish(URL).entry("a")
+    feed = await checks.check()
+    assert (feed.state, feed.num_errors, feed.last_error, feed.next_check_at) == ("ok", 0, None, 4600.0)
+
+
+async def test_a_server_that_asks_for_a_pause_gets_it_and_a_gone_feed_is_left_alone(store: ArticleStore) -> None:
+    checks = Checks(store)
+    checks.fetcher.fail(URL, FetchError("less often", retry_after_s=50_000.0, http_status=429))
+    feed = await checks.check()
+    assert (feed.state, feed.last_status, feed.next_check_at) == ("failing", 429, 51_000.0)
+    checks.fetcher.fail(URL, FetchError("gone", permanent=True, http_status=410))
+    assert ((await checks.check()).state, store.due_feeds(1e12)) == ("gone", ())
+
+
+async def test_a_feed_removed_while_it_was_checked_is_no_trouble(store: ArticleStore) -> None:
+    checks = Checks(store)
+    checks.fetcher.publish(URL).entry("a")
+    feed = store.feed(FEED)
+    store.sync_configured(ME, [], 1.0)
+    store.remove_feed(FEED)
+    await checks.checker.check(feed, settings_for(URL))
+    assert store.feeds() == ()
+
+
+async def test_a_replica_without_the_lease_asks_nobody(store: ArticleStore) -> None:
+    checks = Checks(store)
+    checks.fetcher.publish(URL).entry("a")
+    store.release(LEASE, ME)
+    with pytest.raises(LeaseLost):
+        await checks.check()
+    assert checks.fetcher.asked == []
+
+
+async def test_over_http_a_web_page_is_named_and_a_feed_comes_with_its_articles(store: ArticleStore) -> None:
+    async with FakeFeedServer() as server:
+        server.entry("a")
+        page = server.serve(
+            "/", b'<html><link rel="alternate" type="application/rss+xml" href="/feed"></html>', {"Content-Type": "text/html"}
+        )
+        settings = settings_for()
+        checker = FeedChecker(store, Fetcher(settings, gap_s=0.0), Metrics(), ME, Clock())
+        for url in (page, server.url()):
+            await checker.check(store.add_feed(url, 1.0), settings)
+        assert store.feed(feed_id(page)).last_error == f"this is a web page, not a feed; use its feed {server.url()}"
+        assert store.feed(feed_id(server.url())).num_articles == (("pending", 1),)

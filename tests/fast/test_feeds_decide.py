@@ -1,0 +1,111 @@
+"""What a fetched feed changes and when to look again, from data and a time alone."""
+
+from __future__ import annotations
+
+import pytest
+
+from serve_app.feeds.decide import Decision, Hints, decide, next_check, next_try
+from serve_app.feeds.parse import Entry, ParsedFeed
+from serve_app.feeds.text import text_hash
+from serve_app.messages import Feed
+from serve_app.settings import FeedsSettings
+from serve_app.store.records import KnownArticle
+
+SETTINGS = FeedsSettings(poll_interval_s=3600.0, min_interval_s=900.0, max_interval_s=86_400.0, min_words=3, max_new_per_check=2)
+NEW_FEED = Feed("f", "https://feed.test/", "config", "new", "", 0.0, 0.0)
+OLD_FEED = Feed("f", "https://feed.test/", "config", "ok", "", 0.0, 0.0, last_success_at=1.0)
+
+
+def entry(guid: str, published_at: float | None = None, text: str = "more than three words") -> Entry:
+    return Entry(guid, "", guid.upper(), "", published_at, text, text_hash(guid.upper(), text))
+
+
+def run(feed: Feed, *entries: Entry, known: dict[str, KnownArticle] | None = None) -> Decision:
+    return decide(feed, known or {}, ParsedFeed("T", None, entries), 100.0, SETTINGS)
+
+
+def known(of: Entry, **values: object) -> KnownArticle:
+    return KnownArticle(**{"text_hash": of.text_hash, "state": "done", "first_seen_at": 50.0, **values})  # type: ignore[arg-type]
+
+
+def states(decision: Decision) -> list[tuple[str, str, str | None]]:
+    return [(article.guid, article.state, article.reason) for article in decision.new]
+
+
+def test_on_the_first_fetch_only_the_newest_become_work_and_nothing_is_lost() -> None:
+    decision = run(NEW_FEED, entry("new", 30.0), entry("newest", 40.0), entry("old", 10.0), entry("older", 20.0))
+    reason = "older than the newest 2 at the first fetch"
+    assert states(decision) == [
+        ("old", "skipped", reason),
+        ("older", "skipped", reason),
+        ("new", "pending", None),
+        ("newest", "pending", None),
+    ]
+    assert decision.num_seen == 4
+
+
+def test_later_every_new_entry_becomes_work_oldest_first() -> None:
+    decision = run(OLD_FEED, entry("c"), entry("b", 20.0), entry("a"), known={})
+    assert states(decision) == [("a", "pending", None), ("b", "pending", None), ("c", "pending", None)]
+
+
+def test_a_short_article_is_skipped_with_the_count() -> None:
+    assert states(run(OLD_FEED, entry("a", text="two words"), entry("b", text=""), entry("c", text="one"))) == [
+        ("c", "skipped", "only 1 word"),
+        ("b", "skipped", "only 0 words"),
+        ("a", "skipped", "only 2 words"),
+    ]
+
+
+def test_only_another_text_makes_an_article_change() -> None:
+    old, same = entry("a", text="the text as it was"), entry("b")
+    decision = run(OLD_FEED, entry("a", text="the text as it is"), entry("b", 99.0), known={"a": known(old), "b": known(same)})
+    assert decision.new == ()
+    (changed,) = decision.changed
+    assert (changed.guid, changed.state, changed.attempts, changed.next_try_at, changed.first_seen_at, changed.updated_at) == (
+        "a",
+        "pending",
+        0,
+        None,
+        50.0,
+        100.0,
+    )
+
+
+def test_an_edit_makes_no_work_of_an_article_that_was_too_old() -> None:
+    old = known(entry("a"), state="skipped", reason="older than the newest 2 at the first fetch")
+    short = known(entry("b"), state="skipped", reason="only 1 word")
+    decision = run(
+        OLD_FEED, entry("a", text="now it has another text"), entry("b", text="now it is long enough"), known={"a": old, "b": short}
+    )
+    assert [(article.guid, article.state) for article in decision.changed] == [("b", "pending"), ("a", "skipped")]
+
+
+@pytest.mark.parametrize(
+    ("hints", "num_errors", "wait_s"),
+    [
+        (Hints(), 0, 3600),
+        (Hints(ttl_s=60.0, max_age_s=5.0), 0, 3600),
+        (Hints(ttl_s=7200.0), 0, 7200),
+        (Hints(ttl_s=7200.0, max_age_s=9000.0), 0, 9000),
+        (Hints(max_age_s=1e9), 0, 86_400),
+        (Hints(), 1, 3600),
+        (Hints(), 2, 7200),
+        (Hints(retry_after_s=10_000.0), 2, 10_000),
+        (Hints(), 4, 28_800),
+        (Hints(), 10_000, 86_400),
+    ],
+)
+def test_the_next_check(hints: Hints, num_errors: int, wait_s: float) -> None:
+    assert next_check(hints, num_errors, 1000.0, SETTINGS, 0.0) == 1000.0 + wait_s
+    assert 1000.0 + wait_s <= next_check(hints, num_errors, 1000.0, SETTINGS, 1.0) <= 1000.0 + min(1.25 * wait_s, 86_400)
+
+
+def test_an_interval_below_the_floor_is_raised_to_it() -> None:
+    assert next_check(Hints(), 0, 0.0, FeedsSettings(poll_interval_s=1.0, min_interval_s=900.0), 0.0) == 900.0
+
+
+def test_the_next_try_doubles_to_an_hour_and_ends_with_the_last_attempt() -> None:
+    settings = FeedsSettings(max_attempts=12, retry_base_s=30.0)
+    waits = [next_try(attempts, 0.0, settings) for attempts in range(1, 13)]
+    assert waits == [30, 60, 120, 240, 480, 960, 1920, 3600, 3600, 3600, 3600, None]
