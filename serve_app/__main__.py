@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import os
 import pathlib
 import sys
 from collections.abc import Iterator
@@ -146,6 +147,36 @@ def remove_feed(url: str, feed_id: str) -> None:
     with _server(url) as client:
         client.delete(f"/v1/feeds/{feed_id}")
         click.echo(f"removed {feed_id}")
+
+
+@main.group()
+def bench() -> None:
+    """Measure this machine."""
+
+
+@bench.command("engine")
+@CONFIG
+@click.option("--articles", type=click.IntRange(1), default=28, show_default=True, help="Articles of the sample feed, in turn.")
+@click.option("--max-tokens", type=click.IntRange(1), default=64, show_default=True)
+@click.option("--rounds", type=click.IntRange(1), default=3, show_default=True)
+@click.option("--json", "as_json", is_flag=True, help="Only the JSON document.")
+def bench_engine(config: pathlib.Path, articles: int, max_tokens: int, rounds: int, as_json: bool) -> None:
+    """One request at a time against static batches of 4, 8 and 16."""
+    checked = _checked(config)
+    from serve_app.bench import engine
+    from serve_app.errors import ModelLoadError
+    from serve_app.model.loader import load
+
+    say = (lambda _line: None) if as_json else (lambda line: click.echo(line, err=True))
+    threads = checked.app.model.threads
+    try:
+        loaded = load(checked.app.model, checked.app.data_path, threads if isinstance(threads, int) else os.cpu_count() or 1, say)
+    except ModelLoadError as error:
+        _fail(error.message)
+    document = engine.run(loaded, (1, 4, 8, 16), articles, max_tokens, rounds, say)
+    if not as_json:
+        click.echo(engine.table(document))
+    click.echo(json.dumps(document))
 
 
 def _checked(path: pathlib.Path) -> Any:

@@ -32,7 +32,6 @@ class FeedsService:
         self._database = Database(app.database)
         self._store = ArticleStore(self._database)
         self._settings = Live(FeedsSettings, "Feeds.user_config")
-        self._fetcher: Fetcher | None = None
         self._loop: FeedsLoop | None = None
         self._task: asyncio.Task[None] | None = None
         self.metrics = Metrics()
@@ -47,14 +46,11 @@ class FeedsService:
         if not self._settings.update(data):
             return
         settings = self._settings.value
-        if self._loop is None or self._fetcher is None:
-            self._fetcher = Fetcher(settings)
-            self._loop = FeedsLoop(
-                self._store, self._fetcher, self._ask, self.metrics, self._holder, time.time, settings, model=self._model
-            )
+        if self._loop is None:
+            fetcher = Fetcher(settings)
+            self._loop = FeedsLoop(self._store, fetcher, self._ask, self.metrics, self._holder, time.time, settings, model=self._model)
             self._task = asyncio.create_task(self._loop.run())
             return
-        self._fetcher.reconfigure(settings)
         self._loop.reconfigure(settings)
 
     async def add_feed(self, url: str) -> Feed:

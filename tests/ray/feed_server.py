@@ -8,7 +8,9 @@ from email.utils import formatdate
 from types import TracebackType
 from xml.sax.saxutils import escape
 
-ITEM = "<item><title>{title}</title><guid isPermaLink='false'>{guid}</guid><pubDate>{date}</pubDate><description>{text}</description></item>"
+ITEM = (
+    "<item><title>{title}</title><guid isPermaLink='false'>{guid}</guid><pubDate>{date}</pubDate><description>{text}</description></item>"
+)
 
 
 class FeedServer:

@@ -76,7 +76,9 @@ class Program:
 
     def run(self, *arguments: str, timeout: float = 120) -> subprocess.CompletedProcess[str]:
         """A command in the program's environment."""
-        return subprocess.run(arguments, cwd=self.folder, env=self.environment, capture_output=True, text=True, timeout=timeout, check=False)
+        return subprocess.run(
+            arguments, cwd=self.folder, env=self.environment, capture_output=True, text=True, timeout=timeout, check=False
+        )
 
     def cli(self, *arguments: str) -> subprocess.CompletedProcess[str]:
         """`frugal-serve` with these arguments."""

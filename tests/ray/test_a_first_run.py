@@ -76,7 +76,12 @@ def test_the_command_line_shows_what_the_server_knows(program: Program) -> None:
 @pytest.mark.parametrize(
     ("path", "body", "status", "said"),
     [
-        ("/v1/chat/completions", {"model": "smollm2-135m-instruct", "messages": [{"role": "user", "content": "word " * 9000}]}, 400, "messages"),
+        (
+            "/v1/chat/completions",
+            {"model": "smollm2-135m-instruct", "messages": [{"role": "user", "content": "word " * 9000}]},
+            400,
+            "messages",
+        ),
         ("/v1/chat/completions", {"model": "gpt-9", "messages": [{"role": "user", "content": "hi"}]}, 404, "smollm2-135m-instruct"),
         ("/v1/chat/completions", {"model": "smollm2-135m-instruct", "messages": "hi"}, 400, "messages"),
         ("/v1/feeds", {"url": "ftp://example.com/feed"}, 400, "http"),
@@ -146,5 +151,3 @@ def test_a_model_that_is_not_there_ends_the_start_with_what_to_do(tmp_path: path
     assert "pip install" in done.stderr
     with pytest.raises(httpx.ConnectError):
         other.http.get("/health")
-
-
