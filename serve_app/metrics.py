@@ -6,6 +6,7 @@ of them together with `render`, told apart by the labels `deployment` and `repli
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Literal
@@ -91,6 +92,7 @@ class Metrics:
     def __init__(self) -> None:
         self._registry = CollectorRegistry()
         self._made: dict[str, Counter | Gauge | Histogram] = {}
+        self._making = threading.Lock()  # the event loop and the engine's thread may both be the first to use a name
 
     def inc(self, name: str, value: float = 1.0, **labels: str) -> None:
         """Add to a counter."""
@@ -124,10 +126,11 @@ class Metrics:
         return Snapshot(deployment, replica, tuple(families))
 
     def _child(self, name: str, labels: dict[str, str]) -> Counter | Gauge | Histogram:
-        metric = self._made.get(name)
-        if metric is None:
-            metric = self._made[name] = _make(name, METRICS[name], self._registry)
-        return metric.labels(**labels) if METRICS[name].labels else metric
+        with self._making:
+            metric = self._made.get(name)
+            if metric is None:
+                metric = self._made[name] = _make(name, METRICS[name], self._registry)
+        return metric.labels(**labels) if labels or METRICS[name].labels else metric
 
 
 def _make(name: str, spec: Spec, registry: CollectorRegistry) -> Counter | Gauge | Histogram:

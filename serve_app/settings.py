@@ -11,6 +11,7 @@ import difflib
 import json
 import os
 import pathlib
+import urllib.parse
 from collections.abc import Iterator, Mapping
 from typing import Any, Generic, Literal, TypeVar
 
@@ -28,9 +29,9 @@ S = TypeVar("S", bound="Settings")
 
 
 class Settings(BaseModel):
-    """Base: frozen, strict (no string becomes a number), no unknown keys."""
+    """Base: frozen, strict (no string becomes a number), no unknown keys, no infinite number (which no database and no JSON keeps)."""
 
-    model_config = ConfigDict(frozen=True, strict=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, strict=True, extra="forbid", allow_inf_nan=False)
 
     @classmethod
     def load(cls: type[S], data: Mapping[str, Any] | None, where: str = "") -> S:
@@ -39,6 +40,8 @@ class Settings(BaseModel):
         Raises:
             ConfigError: one line per mistake, each with its path below `where` and the remedy.
         """
+        if not isinstance(data, Mapping | None):
+            raise ConfigError(f"{where or cls.__name__}: must be a mapping, not {type(data).__name__}; use plain YAML values")
         try:
             # Through JSON, because strict mode then takes a list for a tuple and still no string for a number.
             return cls.model_validate_json(json.dumps(dict(data or {})))
@@ -100,8 +103,11 @@ class AppSettings(Settings):
 
     @property
     def database(self) -> str:
-        """The SQLAlchemy address."""
-        return self.database_url or f"sqlite:///{self.data_path / 'frugal.db'}"
+        """The SQLAlchemy address; the file of an SQLite one is absolute, because each replica has a current folder of its own."""
+        if self.database_url is None:
+            return f"sqlite:///{self.data_path / 'frugal.db'}"
+        head, mark, file = self.database_url.partition("sqlite:///")
+        return self.database_url if head or not mark else f"sqlite:///{pathlib.Path(file).expanduser().absolute()}"
 
     def absolute(self) -> AppSettings:
         """The same settings with every relative path resolved against the current folder."""
@@ -162,8 +168,15 @@ def check_feed_url(url: str) -> None:
         return
     if scheme not in ("http", "https"):
         raise ValueError(f"feed address {url[:200]!r}: unknown scheme {scheme!r}; use http://, https:// or {SAMPLE_FEED!r}")
-    if not url.split("://", 1)[-1].split("/", 1)[0]:
+    if not _host(url):
         raise ValueError(f"feed address {url[:200]!r} names no host; write https://host/path")
+
+
+def _host(url: str) -> str | None:
+    try:
+        return urllib.parse.urlsplit(url).hostname
+    except ValueError:  # such as a bracket that is never closed
+        return None
 
 
 class FeedEntry(Settings):
@@ -273,9 +286,9 @@ def problems(error: pydantic.ValidationError, cls: type[BaseModel], where: str) 
     """One line per mistake of a validation: its path below `where`, what is wrong, the remedy."""
     for detail in error.errors(include_url=False):
         loc = detail["loc"]
-        path = path_text(where, loc) or cls.__name__
+        path = path_text(where, _place(cls, loc)) or cls.__name__
         if detail["type"] == "extra_forbidden":
-            yield f"{path}: unknown key; {_nearest(cls, loc)}"
+            yield f"{path}: unknown key; {unknown_key_remedy(str(loc[-1]), _known(cls, loc[:-1]))}"
         elif detail["type"] == "value_error":
             yield f"{path}: {detail['ctx']['error']}"
         else:
@@ -296,15 +309,23 @@ def unknown_key_remedy(key: str, known: list[str]) -> str:
     return f"did you mean {near[0]}?" if near else f"remove it (known: {', '.join(sorted(known))})"
 
 
-def _nearest(cls: type[BaseModel], loc: tuple[int | str, ...]) -> str:
+def _place(cls: type[BaseModel], loc: tuple[int | str, ...]) -> tuple[int | str, ...]:
+    """Without the parts by which pydantic names the member of a union, which stand in no file."""
+    return tuple(part for at, part in enumerate(loc) if isinstance(part, int) or _known(cls, loc[:at]))
+
+
+def _known(cls: type[BaseModel], loc: tuple[int | str, ...]) -> list[str]:
+    """The keys that may stand at a place; none where it holds a plain value."""
     model: Any = cls
-    for part in loc[:-1]:
-        if isinstance(part, str) and isinstance(model, type) and issubclass(model, BaseModel) and part in model.model_fields:
+    for part in loc:
+        if isinstance(part, str) and _is_model(model) and part in model.model_fields:
             annotation = model.model_fields[part].annotation
-            inner = [a for a in getattr(annotation, "__args__", ()) if isinstance(a, type) and issubclass(a, BaseModel)]
-            model = inner[0] if inner else annotation
-    known = list(model.model_fields) if isinstance(model, type) and issubclass(model, BaseModel) else []
-    return unknown_key_remedy(str(loc[-1]), known)
+            model = next((inner for inner in getattr(annotation, "__args__", ()) if _is_model(inner)), annotation)
+    return list(model.model_fields) if _is_model(model) else []
+
+
+def _is_model(cls: object) -> bool:
+    return isinstance(cls, type) and issubclass(cls, BaseModel)
 
 
 def _shown(value: object) -> str:

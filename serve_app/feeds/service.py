@@ -9,6 +9,7 @@ import asyncio
 import time
 import uuid
 from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import replace
 from typing import Any
 
 from serve_app.errors import BadRequest
@@ -20,6 +21,8 @@ from serve_app.metrics import Metrics
 from serve_app.settings import AppSettings, FeedsSettings, Live, check_feed_url
 from serve_app.store.articles import ArticleStore
 from serve_app.store.database import Database
+
+RETRY_TEMPERATURE = 0.7
 
 
 class FeedsService:
@@ -105,6 +108,8 @@ class FeedsService:
     async def _ask(self, article: Article, settings: FeedsSettings) -> Answer:
         summary = settings.summary
         sampling = Sampling(max_tokens=summary.max_tokens, frequency_penalty=summary.frequency_penalty)
+        if article.attempts:  # the greedy answer was not accepted, and would come out of the cache again
+            sampling = replace(sampling, temperature=RETRY_TEMPERATURE, seed=article.attempts)
         request_id = f"article-{article.id}-{uuid.uuid4().hex[:8]}"
         generate = Generate(request_id, self._model, sampling, question(article, summary), priority="batch")
         return await self._answer(Ask(generate, feed_id=article.feed_id))

@@ -46,7 +46,7 @@ class Program:
         self.url = f"http://127.0.0.1:{self.port}"
         self.path = folder / "serve_config.yaml"
         self.write(config)
-        self.environment = {**os.environ, "FRUGAL_DATA_DIR": str(folder / "data"), "FRUGAL_URL": self.url}
+        self.environment = {**os.environ, "FRUGAL_DATA_DIR": str(folder / "data"), "FRUGAL_URL": self.url, "RAY_AUTH_MODE": "token"}
         self.http = httpx.Client(base_url=self.url, timeout=120, trust_env=False)
         self._process: subprocess.Popen[bytes] | None = None
 
@@ -105,6 +105,13 @@ class Program:
         wanted = [f'{label}="{value}"' for label, value in labels.items()]
         lines = [line for line in self.http.get("/metrics").text.splitlines() if re.match(rf"{name}[ {{]", line)]
         return sum(float(line.rsplit(" ", 1)[1]) for line in lines if all(label in line for label in wanted))
+
+    @property
+    def dashboard(self) -> str:
+        """The address of Ray's dashboard, which takes another port where 8265 is taken."""
+        found = re.search(r"View the dashboard at \S*?((?:\d+\.){3}\d+:\d+)", (self.folder / "data" / "serve.log").read_text())
+        assert found, "Ray did not say where its dashboard is"
+        return f"http://{found[1]}"
 
     def processes(self) -> list[psutil.Process]:
         """The launcher and everything it started."""

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import html
+import json
 import pathlib
 import socket
 import sys
 
 import httpx
 import pytest
-import ray.util.state
 import yaml
 
 from tests.ray.program import Program, config_of, free_port
@@ -44,14 +44,14 @@ def test_used_idle_and_start_up_add_up_to_the_replicas_time(program: Program) ->
     assert [replica for replica in each if abs(replica["unaccounted_s"]) > 0.01 * replica["replica_s"]] == []
 
 
-def test_the_reports_replica_time_is_rays(program: Program, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("RAY_AUTH_MODE", "token")
-    log = (program.folder / "data" / "serve.log").read_text()
-    dashboard = "http://" + log.split("View the dashboard at ", 1)[1].split()[0].removeprefix("http://").strip("\x1b[0m1;32 ")
-    actors = ray.util.state.list_actors(dashboard, filters=[("class_name", "=", "ServeReplica:frugal-serve:Model")], detail=True)
-    replicas = program.get("/v1/report")["replicas"]["each"]
+def test_the_reports_replica_time_is_rays(program: Program) -> None:
+    wanted = "class_name=ServeReplica:frugal-serve:Model"
+    ray = str(pathlib.Path(sys.executable).parent / "ray")
+    listed = program.run(ray, "list", "actors", "--address", program.dashboard, "--format", "json", "--detail", "--filter", wanted)
+    assert listed.returncode == 0, listed.stderr
+    actors, replicas = json.loads(listed.stdout), program.get("/v1/report")["replicas"]["each"]
     assert len(actors) == len(replicas) == 1
-    assert abs(actors[0].start_time_ms / 1000 - replicas[0]["started_at"]) < 0.01 * replicas[0]["replica_s"]
+    assert abs(actors[0]["start_time_ms"] / 1000 - replicas[0]["started_at"]) < 0.01 * replicas[0]["replica_s"]
 
 
 def test_metrics_of_all_replicas_are_in_one_place(program: Program) -> None:
@@ -124,11 +124,8 @@ def deploy(program: Program, config: dict[str, object]) -> None:
     """`serve deploy`, as a user would from a second terminal."""
     path = program.folder / "changed.yaml"
     path.write_text(yaml.safe_dump(config))
-    log = (program.folder / "data" / "serve.log").read_text()
-    dashboard = "http://" + log.split("View the dashboard at ", 1)[1].split()[0].removeprefix("http://").strip("\x1b[0m1;32 ")
-    program.environment["RAY_AUTH_MODE"] = "token"
     serve = str(pathlib.Path(sys.executable).parent / "serve")
-    done = program.run(serve, "deploy", "-a", dashboard, str(path))
+    done = program.run(serve, "deploy", "-a", program.dashboard, str(path))
     assert done.returncode == 0, done.stdout + done.stderr
 
 

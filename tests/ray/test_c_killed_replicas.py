@@ -1,0 +1,76 @@
+"""Feeds and Model killed with -9, 20 times, while articles are summarised: none is missing, each has one result, none is wrong."""
+
+from __future__ import annotations
+
+import random
+import time
+
+from sqlalchemy import func, select
+
+from serve_app.cache.key import answer_key
+from serve_app.feeds.prompt import clean, question
+from serve_app.messages import Article, Ask, Generate, Sampling
+from serve_app.settings import SummaryPrompt
+from serve_app.store.database import Database
+from serve_app.store.schema import answers, articles, ledger, results
+from tests.ray.conftest import MAX_IN_FLIGHT
+from tests.ray.feed_server import FeedServer
+from tests.ray.program import Program
+
+NUM_KILLS = 20
+NUM_ARTICLES = 120
+TEXT = (
+    "Number {number} of the test articles says that the parcel with the label {number} left the depot at noon, crossed the river by the "
+    "northern bridge and reached house {number} before dark, where nobody had ordered it. The neighbours agreed to keep it for a week."
+)
+
+
+def test_20_kills_lose_nothing_and_make_nothing_twice(program: Program, feed_server: FeedServer) -> None:
+    choose = random.Random(20)
+    for number in range(NUM_ARTICLES):
+        feed_server.entry(f"test-{number}", f"Parcel {number}", TEXT.format(number=number), 1_790_000_000 + number * 60)
+    feed = program.http.post("/v1/feeds", json={"url": feed_server.url}).json()["id"]
+    program.wait_for(lambda: program.articles(feed=feed, state="done"), 120)
+    for number in range(NUM_KILLS):
+        kill_one(program, "Feeds" if number % 2 else "Model", choose)
+    program.wait_for(lambda: not program.articles(feed=feed, state="pending") and not program.articles(feed=feed, state="failed"), 300)
+
+    done = program.articles(feed=feed, state="done")
+    assert sorted(article["title"] for article in done) == sorted(f"Parcel {number}" for number in range(NUM_ARTICLES))
+    check_stored(program, feed)
+
+
+def kill_one(program: Program, deployment: str, choose: random.Random) -> None:
+    """Kill a replica's process at a random moment of its work; its successor must come by itself."""
+    program.wait_for(lambda: program.replicas(deployment), 60)
+    time.sleep(choose.uniform(0.0, 2.0))  # the random moment is the point of this test
+    killed = program.replicas(deployment)
+    for process in killed:
+        process.kill()
+    pids = {process.pid for process in killed}
+    program.wait_for(lambda: {process.pid for process in program.replicas(deployment)} - pids, 60)
+    program.wait_for(lambda: program.get("/ready")["ready"], 120)
+
+
+def check_stored(program: Program, feed: str) -> None:
+    """One result per article, each the stored answer to this article's own question; at most what was in flight was made again."""
+    database = Database(f"sqlite:///{program.folder}/data/frugal.db")
+    card = program.get("/v1/models")["data"][0]
+    with database.read() as connection:
+        rows = connection.execute(select(articles, results.c.summary).join(results).where(articles.c.feed_id == feed)).mappings().all()
+        stored = {row["key"]: row for row in connection.execute(select(answers)).mappings()}
+        of_feed = ledger.c.feed_id == feed
+        generated = connection.scalar(select(func.sum(ledger.c.requests)).where(of_feed, ledger.c.outcome == "miss"))
+    assert len(rows) == NUM_ARTICLES
+    for row in rows:
+        answer = stored[answer_key(asked(row, card["id"]), card["fingerprint"])]
+        assert row["summary"] == clean(answer["text"], "length") or row["summary"] == clean(answer["text"], "stop")
+    assert generated is not None
+    assert NUM_ARTICLES <= generated <= NUM_ARTICLES + NUM_KILLS * MAX_IN_FLIGHT
+
+
+def asked(row: object, model: str) -> Ask:
+    summary, names = SummaryPrompt(), Article.__dataclass_fields__
+    article = Article(**{name: row[name] for name in names if name != "summary"})  # type: ignore[index]
+    sampling = Sampling(max_tokens=summary.max_tokens, frequency_penalty=summary.frequency_penalty)
+    return Ask(Generate("", model, sampling, question(article, summary)))
