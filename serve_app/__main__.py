@@ -65,7 +65,7 @@ def ask(question: str, system: str | None, max_tokens: int | None, temperature: 
         body["stream_options"] = {"include_usage": True}
         for event in client.stream("/v1/chat/completions", body):
             for choice in event["choices"]:
-                click.echo(choice["delta"].get("content") or "", nl=False)
+                click.echo(render.spoken(choice["delta"].get("content") or ""), nl=False)
             if event.get("frugal"):
                 click.echo()
                 spent = event["frugal"]
@@ -115,10 +115,13 @@ def status(as_json: bool, url: str) -> None:
 def feeds(context: click.Context, as_json: bool, url: str) -> None:
     """List the feeds and their health; add, refresh or remove one."""
     context.obj = url
-    if context.invoked_subcommand is None:
-        with _server(url) as client:
-            data = client.get("/v1/feeds")
-            click.echo(json.dumps(data) if as_json else render.feeds(data["data"]))
+    if context.invoked_subcommand is not None:
+        if as_json:
+            raise click.UsageError("--json goes with the list alone; leave it out here")
+        return
+    with _server(url) as client:
+        data = client.get("/v1/feeds")
+        click.echo(json.dumps(data) if as_json else render.feeds(data["data"]))
 
 
 @feeds.command("add")

@@ -26,7 +26,10 @@ class Client:
 
     def __init__(self, url: str = DEFAULT_URL, transport: httpx.BaseTransport | None = None) -> None:
         self.url = url.rstrip("/")
-        self._http = httpx.Client(base_url=self.url, timeout=TIMEOUT_S, transport=transport, trust_env=False)
+        try:
+            self._http = httpx.Client(base_url=self.url, timeout=TIMEOUT_S, transport=transport, trust_env=False)
+        except httpx.InvalidURL as error:
+            raise ClientError(f"{url}: not an address: {error}; write it like {DEFAULT_URL}") from None
 
     def __enter__(self) -> Client:
         return self
@@ -70,22 +73,27 @@ class Client:
                         return
                     if data is not None:
                         yield _event(data)
-        except httpx.TransportError as error:
+        except httpx.RequestError as error:
             raise self._lost(error) from None
         raise ClientError("the stream broke off before its end; ask again")
 
     def _json(self, method: str, path: str, **options: Any) -> Any:
         try:
             reply = self._http.request(method, path, **options)
-        except httpx.TransportError as error:
+        except httpx.RequestError as error:
             raise self._lost(error) from None
-        if reply.is_error and not (path == "/ready" and reply.status_code == 503):
+        data = _json_of(reply)
+        if reply.is_error and not (path == "/ready" and isinstance(data, dict) and "ready" in data):  # not ready is a 503, and an answer
             raise ClientError(_reason(reply))
-        return reply.json() if reply.content else None
+        if data is None and reply.content:
+            raise ClientError(_foreign(reply))
+        return data
 
-    def _lost(self, error: httpx.TransportError) -> ClientError:
+    def _lost(self, error: httpx.RequestError) -> ClientError:
         if isinstance(error, httpx.ConnectError):
             return ClientError(f"no server answers at {self.url}; start one with `frugal-serve serve`, or name another with --url")
+        if isinstance(error, httpx.UnsupportedProtocol):
+            return ClientError(f"{self.url}: not an address of a server; write it like {DEFAULT_URL}")
         return ClientError(f"{self.url}: {type(error).__name__}: {error}; is the server still running?")
 
 
@@ -96,10 +104,21 @@ def _event(data: str) -> dict[str, Any]:
     return event
 
 
+def _json_of(reply: httpx.Response) -> Any:
+    try:
+        return reply.json()
+    except ValueError:
+        return None
+
+
 def _reason(reply: httpx.Response) -> str:
     try:
         error = reply.json()["error"]
-    except (ValueError, KeyError, TypeError):
-        return f"{reply.status_code} {reply.reason_phrase} from {reply.request.url}; is that a Frugal Serve?"
-    param = f" ({error['param']})" if error.get("param") else ""
-    return f"{error['message']}{param}"
+        param = f" ({error['param']})" if error.get("param") else ""
+        return f"{error['message']}{param}"
+    except (ValueError, KeyError, TypeError, AttributeError):
+        return _foreign(reply)
+
+
+def _foreign(reply: httpx.Response) -> str:
+    return f"{reply.status_code} {reply.reason_phrase} from {reply.request.url}; is that a Frugal Serve?"

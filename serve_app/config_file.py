@@ -115,6 +115,8 @@ def _unknown_keys(model: type[BaseModel], data: object, path: Path) -> Iterator[
             continue
         places = {(*path, key, number): item for number, item in enumerate(value)} if isinstance(value, list) else {(*path, key): value}
         for place, item in places.items():
+            if isinstance(value, list) and not isinstance(item, dict):
+                yield f"{path_text('', place)}: must be a mapping, not {item!r}; write `- name: ...`"
             yield from _unknown_keys(inner, item, place)
 
 
@@ -146,6 +148,8 @@ def _our_settings(where: str, data: dict[str, Any]) -> tuple[AppSettings | None,
         if name not in USER_CONFIGS:
             found.append(f"{place}.name: no deployment {name!r}; {unknown_key_remedy(name, list(USER_CONFIGS))}")
             continue
+        if any(earlier["name"] == name for earlier in data["deployments"][:number]):
+            found.append(f"{place}.name: {name} stands there twice; merge the two")
         try:
             user_configs[name] = USER_CONFIGS[name].load(entry.get("user_config"), f"{place}.user_config")
         except ConfigError as error:
@@ -178,8 +182,6 @@ def _model_contradictions(config: CheckedConfig, where: str) -> Iterator[str]:
     target = scaling.get("target_ongoing_requests")
     if target is not None and target > ongoing:
         yield f"Model.autoscaling_config.target_ongoing_requests: {target} is above max_ongoing_requests {ongoing}; it would never scale up"
-    if scaling and isinstance(entry.get("num_replicas"), int):
-        yield "Model.num_replicas: contradicts autoscaling_config; keep one of the two"
     if config.app.model.device == "cpu" and (entry.get("ray_actor_options") or {}).get("num_gpus"):
         yield f"Model.ray_actor_options.num_gpus: contradicts {where}.args.model.device cpu; remove one of the two"
 

@@ -55,7 +55,7 @@ class ModelDeployment:
     """One replica of the weights; Serve starts and stops replicas by the requests that wait."""
 
     async def __init__(self, app: AppSettings) -> None:  # type: ignore[misc]  # Serve awaits it
-        self._replica = ModelReplica(app, _replica_id())
+        self._replica = ModelReplica(app, _replica_id(), _session())
         await self._replica.start()
 
     async def reconfigure(self, user_config: dict[str, Any]) -> None:
@@ -101,7 +101,7 @@ class AnswerCacheDeployment:
     def __init__(self, app: AppSettings, model: DeploymentHandle) -> None:
         self._model = model
         self._card: asyncio.Task[ModelCard] | None = None
-        self._shard = AnswerShard(app, self._generate, self._fingerprint, self._promote)
+        self._shard = AnswerShard(app, self._generate, self._fingerprint, self._promote, _session())
         self._shard.start()
 
     async def reconfigure(self, user_config: dict[str, Any]) -> None:
@@ -154,7 +154,7 @@ class FeedsDeployment:
 
     def __init__(self, app: AppSettings, answers: DeploymentHandle) -> None:
         self._answers = answers
-        self._service = FeedsService(app, _replica_id(), self._answer)
+        self._service = FeedsService(app, _replica_id(), self._answer, _session())
 
     async def reconfigure(self, user_config: dict[str, Any]) -> None:
         await self._service.tune(user_config)  # the first call starts the loop: not before it knows which feeds
@@ -190,7 +190,7 @@ class IngressDeployment:
     def __init__(self, app: AppSettings, answers: DeploymentHandle, model: DeploymentHandle, feeds: DeploymentHandle) -> None:
         from serve_app.api.graph_services import GraphServices
 
-        self._settings = Live(IngressSettings, "Ingress.user_config")
+        self._settings = Live(IngressSettings, "Ingress.user_config", app.kept_settings("Ingress"), _session())
         self.services = GraphServices(app, self._settings, Calls(answers, model, feeds))
         self.services.start()
 
@@ -345,6 +345,11 @@ def _raised(value: Any) -> Any:
     if isinstance(value, Failed):
         raise value.error
     return value
+
+
+def _session() -> str:
+    """Names this run of the Ray cluster."""
+    return str(ray.get_runtime_context().get_session_name())
 
 
 def _replica_id() -> str:

@@ -6,6 +6,7 @@ run started. Knows no Ray. Tests: tests/ray/test_launcher.py.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import pathlib
 import signal
@@ -19,6 +20,7 @@ from types import FrameType
 
 import psutil
 
+from serve_app import render
 from serve_app.client import Client, ClientError
 from serve_app.config_file import CheckedConfig
 
@@ -81,7 +83,8 @@ class Launcher:
     def _spawn(self) -> None:
         self._log.parent.mkdir(parents=True, exist_ok=True)
         command = [sys.executable, "-c", "from ray.serve.scripts import cli; cli()", "run", str(self._path)]
-        environment = {**os.environ, "PYTHONUNBUFFERED": "1", "RAY_COLOR_PREFIX": "0"}
+        # Ray sends usage statistics to its makers unless it is told not to; say so yourself to send them.
+        environment = {"RAY_USAGE_STATS_ENABLED": "0", **os.environ, "PYTHONUNBUFFERED": "1", "RAY_COLOR_PREFIX": "0"}
         self._say(f"starting Ray and Serve; log: {self._log}")
         with self._log.open("wb") as log:
             # A session of its own: Ctrl-C in the terminal reaches only us, and we end the child in order.
@@ -97,7 +100,7 @@ class Launcher:
                     break
                 self._stop.wait(POLL_S)
             if not self._stop.is_set():
-                self._say_addresses()
+                self._say_ready(client)
             progress = ""
             while not self._stop.is_set():
                 self._fail_if_ended()
@@ -125,9 +128,12 @@ class Launcher:
                 raise StartError(f"Serve cannot deploy the application; see {self._log}")
         return bool(state["ready"])
 
-    def _say_addresses(self) -> None:
-        took = time.monotonic() - self._started
-        self._say(f"ready after {took:.0f} s")
+    def _say_ready(self, client: Client) -> None:
+        self._say(f"ready after {time.monotonic() - self._started:.0f} s")
+        with contextlib.suppress(ClientError):
+            for model in client.get("/v1/models")["data"]:
+                for line in render.model(model):
+                    self._say(f"  {line}")
         self._say(f"  digest page   {self.url}/")
         self._say(f"  API           {self.url}/v1   (documented at {self.url}/docs)")
         self._say(f"  report        {self.url}/v1/report   or: frugal-serve report")

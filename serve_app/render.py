@@ -58,7 +58,8 @@ def report(data: dict[str, Any]) -> str:
         ("avoided", f"{compute['avoided_by_cache_s']:.1f} s by caching, {compute['avoided_by_batching_s']:.1f} s by batching"),
         (
             "replicas",
-            f"{time['replica_s']:.0f} s = {time['used_s']:.0f} used + {time['idle_s']:.0f} idle + {time['startup_s']:.0f} start-up",
+            f"{time['replica_s']:.0f} s = {time['used_s']:.0f} used + {time['idle_s']:.0f} idle + {time['startup_s']:.0f} start-up"
+            + (f" + {time['unaccounted_s']:.0f} unaccounted" if abs(time["unaccounted_s"]) >= 0.5 else ""),
         ),
         ("cost", f"{_usd(cost['allocation_usd'])} allocation (the bill), {_usd(cost['usage_usd'])} usage (the work)"),
         ("", f"{_usd(cost['allocation_usd_per_1k_requests'])} per 1,000 requests, allocation"),
@@ -67,10 +68,22 @@ def report(data: dict[str, Any]) -> str:
     return "\n".join(f"{name:<10}{text}" for name, text in lines)
 
 
+def model(data: dict[str, Any]) -> list[str]:
+    """What is loaded, and what is particular about it on this machine."""
+    size = "" if data["weights_bytes"] is None else f", {data['weights_bytes'] / 1e6:.0f} MB"
+    lines = [f"model {data['id']}: {data['quantization']}, computed in {data['dtype']} on {data['device']}{size}"]
+    return lines + [f"note: {note}" for note in data["notes"]]
+
+
 def ready(data: dict[str, Any]) -> str:
     """What /ready says, in lines."""
     lines = ["ready"] if data["ready"] else [f"waiting for {item}" for item in data["waiting_for"]]
     return "\n".join(lines + [f"error: {error}" for error in data["errors"]])
+
+
+def spoken(text: str) -> str:
+    """A model's words: they keep their lines and joined characters, and steer the terminal no more than a feed does."""
+    return "".join(char if char.isprintable() or char in "\n\t\u200c\u200d" else " " for char in text)
 
 
 def _latency(by_outcome: dict[str, dict[str, float | None]]) -> str:

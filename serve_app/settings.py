@@ -109,6 +109,10 @@ class AppSettings(Settings):
         head, mark, file = self.database_url.partition("sqlite:///")
         return self.database_url if head or not mark else f"sqlite:///{pathlib.Path(file).expanduser().absolute()}"
 
+    def kept_settings(self, deployment: str) -> pathlib.Path:
+        """Where a deployment remembers its last good `user_config`; see Live."""
+        return self.data_path / "settings" / f"{deployment}.json"
+
     def absolute(self) -> AppSettings:
         """The same settings with every relative path resolved against the current folder."""
         source = self.model.source
@@ -244,11 +248,17 @@ class FeedsSettings(Settings):
 
 
 class Live(Generic[S]):
-    """Settings that may change while requests run: a bad change keeps the old ones and is shown as `error`."""
+    """Settings that may change while requests run: a bad change keeps the old ones and is shown as `error`.
 
-    def __init__(self, cls: type[S], where: str) -> None:
+    `kept` is a file that remembers the last good settings of one `session` of the program, so that a replica which starts again while
+    the bad change stands has old ones to keep, too.
+    """
+
+    def __init__(self, cls: type[S], where: str, kept: pathlib.Path | None = None, session: str = "") -> None:
         self._cls = cls
         self._where = where
+        self._kept = kept
+        self._session = session
         self._value: S | None = None
         self.error: str | None = None
 
@@ -266,12 +276,28 @@ class Live(Generic[S]):
         try:
             self._value = self._cls.load(data, self._where)
         except ConfigError as error:
+            self._value = self._value or self._recall()
             if self._value is None:
                 raise
             self.error = error.message
             return False
         self.error = None
+        self._remember(data)
         return True
+
+    def _remember(self, data: Mapping[str, Any] | None) -> None:
+        if self._kept is not None:
+            self._kept.parent.mkdir(parents=True, exist_ok=True)
+            draft = self._kept.with_suffix(f".{os.getpid()}")
+            draft.write_text(json.dumps({"session": self._session, "settings": dict(data or {})}))
+            draft.replace(self._kept)
+
+    def _recall(self) -> S | None:
+        try:
+            kept = json.loads(self._kept.read_text()) if self._kept else {}
+            return self._cls.load(kept["settings"]) if kept.get("session") == self._session else None
+        except (OSError, ValueError, KeyError, ConfigError):
+            return None
 
 
 USER_CONFIGS: dict[str, type[Settings]] = {

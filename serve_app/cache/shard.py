@@ -34,11 +34,12 @@ class AnswerShard:
         generate: Callable[[Generate], AsyncGenerator[Item, None]],
         fingerprint: Callable[[], Awaitable[str]],
         promote: Callable[[str], Awaitable[None]],
+        session: str = "",
     ) -> None:
         self._database = Database(app.database)
         self._store = AnswerStore(self._database)
         self._ledger = Ledger(self._database)
-        self._settings = Live(CacheSettings, "AnswerCache.user_config")
+        self._settings = Live(CacheSettings, "AnswerCache.user_config", app.kept_settings("AnswerCache"), session)
         self._task: asyncio.Task[None] | None = None
         self._flushing = asyncio.Lock()
         self.metrics = Metrics()

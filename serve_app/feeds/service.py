@@ -28,13 +28,13 @@ RETRY_TEMPERATURE = 0.7
 class FeedsService:
     """`answer` asks AnswerCache; `replica_id` names the holder of the lease."""
 
-    def __init__(self, app: AppSettings, replica_id: str, answer: Callable[[Ask], Awaitable[Answer]]) -> None:
+    def __init__(self, app: AppSettings, replica_id: str, answer: Callable[[Ask], Awaitable[Answer]], session: str = "") -> None:
         self._model = app.model.id
         self._answer = answer
         self._holder = replica_id
         self._database = Database(app.database)
         self._store = ArticleStore(self._database)
-        self._settings = Live(FeedsSettings, "Feeds.user_config")
+        self._settings = Live(FeedsSettings, "Feeds.user_config", app.kept_settings("Feeds"), session)
         self._loop: FeedsLoop | None = None
         self._task: asyncio.Task[None] | None = None
         self.metrics = Metrics()
@@ -46,7 +46,7 @@ class FeedsService:
 
     async def tune(self, data: Mapping[str, Any]) -> None:
         """Take new settings over, or keep the old ones and say why in `settings_error`; the first call starts the loop."""
-        if not self._settings.update(data):
+        if not self._settings.update(data) and self._loop is not None:
             return
         settings = self._settings.value
         if self._loop is None:
@@ -97,6 +97,9 @@ class FeedsService:
 
     async def stop(self) -> None:
         """End the loop and let the next holder of the lease begin at once."""
+        if self._task is not None:  # cancelled here, because a loop that has not begun yet does not know its task
+            self._task.cancel()
+            await asyncio.gather(self._task, return_exceptions=True)
         if self._loop is not None:
             await self._loop.stop()
         self._database.close()

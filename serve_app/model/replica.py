@@ -34,12 +34,12 @@ Admit = Callable[[Stream], Awaitable[Stream | FrugalError]]
 class ModelReplica:
     """Create it first thing in the actor: its time counts from here."""
 
-    def __init__(self, app: AppSettings, replica_id: str) -> None:
+    def __init__(self, app: AppSettings, replica_id: str, session: str = "") -> None:
         self._app = app
         self._id = replica_id
         self._host = socket.gethostname()
         self._started_at, self._started_clock = time.time(), time.monotonic()
-        self._tuning = Live(ModelTuning, "Model.user_config")
+        self._tuning = Live(ModelTuning, "Model.user_config", app.kept_settings("Model"), session)
         self._database = Database(app.database)
         self._ledger = Ledger(self._database)
         self._phase = "starting"

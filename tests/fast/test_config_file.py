@@ -44,9 +44,9 @@ def deployment(data: dict[str, Any], name: str) -> dict[str, Any]:
     return found
 
 
-def put(name: str, **values: Any) -> Change:
+def put(which: str, **values: Any) -> Change:
     """Set keys of one deployment."""
-    return lambda data: deployment(data, name).update(values)
+    return lambda data: deployment(data, which).update(values)
 
 
 def tune(name: str, **values: Any) -> Change:
@@ -80,7 +80,7 @@ def test_without_user_config_there_are_the_defaults() -> None:
 @pytest.mark.parametrize(
     ("text", "problem"),
     [
-        ("a: [1\nb: 2", r"not YAML: .* line 2, column 2; check indentation and quotes there"),
+        ("a: [1\nb: 2", r"not YAML: .* line 2, column 2: b: 2 .*; check indentation and quotes there"),
         ("a: 'x\n", r"not YAML: .*; check indentation and quotes there"),
         ("- a\n- b\n", r"must be a mapping with the keys http_options and applications, not list"),
         ("", r"must be a mapping with the keys http_options and applications, not NoneType"),
@@ -151,7 +151,7 @@ def test_an_unknown_key_at_any_level_names_its_place_and_the_nearest_known_key(c
         (lambda data: application(data).update(args=[1]), "applications[0].args"),
         (lambda data: application(data)["deployments"].append({}), "applications[0].deployments[4].name"),
         (lambda data: application(data)["deployments"].append("Model"), "applications[0].deployments[4]"),
-        (put("Ingress", num_replicas="many"), "applications[0].deployments[0].num_replicas"),
+        (put("Ingress", num_replicas="many"), "applications[0].deployments[0]: `num_replicas` must be an int"),
         (put("Ingress", user_config=[1]), "applications[0].deployments[0].user_config"),
         (put("Model", max_ongoing_requests=0), "applications[0].deployments[2].max_ongoing_requests"),
         (put("Model", ray_actor_options={"num_cpus": -1}), "applications[0].deployments[2].ray_actor_options"),
@@ -245,7 +245,8 @@ def test_values_that_contradict_each_other_say_what_to_do(change: Change, proble
 
 
 def test_a_number_of_replicas_beside_autoscaling_is_refused() -> None:
-    (problem,) = problems_of(changed(put("Model", num_replicas=2)))
+    (problem,) = problems_of(changed(put("Model", num_replicas=2)))  # in Serve's words, which may change
+    assert problem.startswith("applications[0].deployments[2]: ")
     assert "num_replicas" in problem
     assert "autoscaling_config" in problem
 

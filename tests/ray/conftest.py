@@ -11,6 +11,7 @@ from tests.ray.feed_server import FeedServer
 from tests.ray.program import Program, config_of, free_port
 
 MAX_IN_FLIGHT = 4
+SUMMARY = {"max_tokens": 24}  # short ones, so that the ring does not take all day on two slow cores
 
 
 @pytest.fixture(scope="session")
@@ -27,6 +28,7 @@ def program(tmp_path_factory: pytest.TempPathFactory, feed_server: FeedServer) -
         "allow_private_hosts": ["127.0.0.1"],
         "lease_s": 2.0,
         "max_in_flight": MAX_IN_FLIGHT,
+        "summary": SUMMARY,
         "max_new_per_check": 200,
         "retry_base_s": 0.5,
     }

@@ -18,6 +18,7 @@ class FeedServer:
 
     def __init__(self) -> None:
         self._items: list[str] = []
+        self.titles: list[str] = []
         feed = self
 
         class Handler(http.server.BaseHTTPRequestHandler):
@@ -38,6 +39,7 @@ class FeedServer:
 
     def entry(self, guid: str, title: str, text: str, at: float) -> None:
         """Publish an article."""
+        self.titles.append(title)
         self._items.append(ITEM.format(guid=guid, title=escape(title), date=formatdate(at), text=escape(text)))
 
     def document(self) -> str:

@@ -111,11 +111,18 @@ def test_a_bad_change_at_run_time_keeps_the_old_settings_and_shows_the_error(pro
     original = program.path.read_text()
     bad = yaml.safe_load(original)
     for deployment in bad["applications"][0]["deployments"]:
-        if deployment["name"] == "Model":
-            deployment["user_config"]["max_batch_sizes"] = 4
+        if deployment["name"] in ("Model", "Feeds"):
+            deployment["user_config"]["max_things"] = 4
     deploy(program, bad)
-    program.wait_for(lambda: any("max_batch_sizes" in error for error in program.get("/ready")["errors"]), 60)
+    shown = {f"{name}.user_config.max_things: unknown key" for name in ("Model", "Feeds")}
+    program.wait_for(lambda: shown <= {error.split(";")[0] for error in program.get("/ready")["errors"]}, 60)
     assert program.ask("Does it still answer?", {"cache-control": "no-cache"}).status_code == 200
+
+    replica = program.replicas("Feeds")[0]  # a successor has no old settings of its own, and takes those of the one that was killed
+    replica.kill()
+    program.wait_for(lambda: [process.pid for process in program.replicas("Feeds")] not in ([], [replica.pid]), 60)
+    program.wait_for(lambda: program.metric("frugal_feeds_lease_held") == 1, 60)
+    assert shown <= {error.split(";")[0] for error in program.get("/ready")["errors"]}
     deploy(program, yaml.safe_load(original))
     program.wait_for(lambda: program.get("/ready") == {"ready": True, "waiting_for": [], "errors": []}, 60)
 

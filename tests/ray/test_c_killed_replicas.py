@@ -13,12 +13,12 @@ from serve_app.messages import Article, Ask, Generate, Sampling
 from serve_app.settings import SummaryPrompt
 from serve_app.store.database import Database
 from serve_app.store.schema import answers, articles, ledger, results
-from tests.ray.conftest import MAX_IN_FLIGHT
+from tests.ray.conftest import MAX_IN_FLIGHT, SUMMARY
 from tests.ray.feed_server import FeedServer
 from tests.ray.program import Program
 
 NUM_KILLS = 20
-NUM_ARTICLES = 120
+NUM_ARTICLES = 64
 TEXT = (
     "Number {number} of the test articles says that the parcel with the label {number} left the depot at noon, crossed the river by the "
     "northern bridge and reached house {number} before dark, where nobody had ordered it. The neighbours agreed to keep it for a week."
@@ -27,23 +27,29 @@ TEXT = (
 
 def test_20_kills_lose_nothing_and_make_nothing_twice(program: Program, feed_server: FeedServer) -> None:
     choose = random.Random(20)
-    for number in range(NUM_ARTICLES):
-        feed_server.entry(f"test-{number}", f"Parcel {number}", TEXT.format(number=number), 1_790_000_000 + number * 60)
+    publish(feed_server, 0)
     feed = program.http.post("/v1/feeds", json={"url": feed_server.url}).json()["id"]
     program.wait_for(lambda: program.articles(feed=feed, state="done"), 120)
     for number in range(NUM_KILLS):
+        if not program.articles(feed=feed, state="pending"):  # a kill while nothing is being done shows nothing
+            publish(feed_server, number + 1)
+            program.http.post(f"/v1/feeds/{feed}/refresh")
+            program.wait_for(lambda: program.articles(feed=feed, state="pending"), 60)
         kill_one(program, "Feeds" if number % 2 else "Model", choose)
-    program.wait_for(lambda: not program.articles(feed=feed, state="pending") and not program.articles(feed=feed, state="failed"), 300)
+    program.wait_for(lambda: len(program.articles(feed=feed, state="done")) == len(feed_server.titles), 300)
+    assert sorted(article["title"] for article in program.articles(feed=feed)) == sorted(feed_server.titles)
+    check_stored(program, feed, len(feed_server.titles))
 
-    done = program.articles(feed=feed, state="done")
-    assert sorted(article["title"] for article in done) == sorted(f"Parcel {number}" for number in range(NUM_ARTICLES))
-    check_stored(program, feed)
+
+def publish(feed_server: FeedServer, volume: int) -> None:
+    for number in range(volume * NUM_ARTICLES, (volume + 1) * NUM_ARTICLES):
+        feed_server.entry(f"test-{number}", f"Parcel {number}", TEXT.format(number=number), 1_790_000_000 + number * 60)
 
 
 def kill_one(program: Program, deployment: str, choose: random.Random) -> None:
     """Kill a replica's process at a random moment of its work; its successor must come by itself."""
     program.wait_for(lambda: program.replicas(deployment), 60)
-    time.sleep(choose.uniform(0.0, 2.0))  # the random moment is the point of this test
+    time.sleep(choose.uniform(0.0, 3.0))  # the random moment is the point of this test
     killed = program.replicas(deployment)
     for process in killed:
         process.kill()
@@ -52,7 +58,7 @@ def kill_one(program: Program, deployment: str, choose: random.Random) -> None:
     program.wait_for(lambda: program.get("/ready")["ready"], 120)
 
 
-def check_stored(program: Program, feed: str) -> None:
+def check_stored(program: Program, feed: str, num_articles: int) -> None:
     """One result per article, each the stored answer to this article's own question; at most what was in flight was made again."""
     database = Database(f"sqlite:///{program.folder}/data/frugal.db")
     card = program.get("/v1/models")["data"][0]
@@ -61,16 +67,16 @@ def check_stored(program: Program, feed: str) -> None:
         stored = {row["key"]: row for row in connection.execute(select(answers)).mappings()}
         of_feed = ledger.c.feed_id == feed
         generated = connection.scalar(select(func.sum(ledger.c.requests)).where(of_feed, ledger.c.outcome == "miss"))
-    assert len(rows) == NUM_ARTICLES
+    assert len(rows) == num_articles
     for row in rows:
         answer = stored[answer_key(asked(row, card["id"]), card["fingerprint"])]
         assert row["summary"] == clean(answer["text"], "length") or row["summary"] == clean(answer["text"], "stop")
     assert generated is not None
-    assert NUM_ARTICLES <= generated <= NUM_ARTICLES + NUM_KILLS * MAX_IN_FLIGHT
+    assert num_articles <= generated <= num_articles + NUM_KILLS * MAX_IN_FLIGHT
 
 
 def asked(row: object, model: str) -> Ask:
-    summary, names = SummaryPrompt(), Article.__dataclass_fields__
+    summary, names = SummaryPrompt.load(SUMMARY), Article.__dataclass_fields__
     article = Article(**{name: row[name] for name in names if name != "summary"})  # type: ignore[index]
     sampling = Sampling(max_tokens=summary.max_tokens, frequency_penalty=summary.frequency_penalty)
     return Ask(Generate("", model, sampling, question(article, summary)))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import signal
+from typing import Any
 
 import httpx
 import psutil
@@ -17,9 +18,7 @@ def test_ctrl_c_leaves_no_process_and_no_port_and_a_second_start_knows_everythin
     assert program.stop(signal.SIGINT) == []
     with pytest.raises(httpx.ConnectError):
         program.http.get("/health")
-    assert [
-        connection for connection in psutil.net_connections("tcp") if connection.status == "LISTEN" and at(connection) == program.port
-    ] == []
+    assert [connection for connection in psutil.net_connections("tcp") if listens_on(connection, program.port)] == []
 
     program.start()
     again = program.ask("What survives a restart?")
@@ -28,6 +27,5 @@ def test_ctrl_c_leaves_no_process_and_no_port_and_a_second_start_knows_everythin
     assert program.stop(signal.SIGTERM) == []
 
 
-def at(connection: object) -> int:
-    address = getattr(connection, "laddr", None)
-    return int(address.port) if address else 0
+def listens_on(connection: Any, port: int) -> bool:
+    return bool(connection.status == "LISTEN" and connection.laddr.port == port)
