@@ -17,6 +17,7 @@ import yaml
 from pydantic import BaseModel
 
 from serve_app.errors import ConfigError
+from serve_app.problems import path_text, unknown_key_remedy
 from serve_app.settings import (
     USER_CONFIGS,
     AppSettings,
@@ -26,8 +27,6 @@ from serve_app.settings import (
     ModelTuning,
     S,
     Settings,
-    path_text,
-    unknown_key_remedy,
 )
 
 IMPORT_PATH = "serve_app.graph:build"
@@ -139,7 +138,7 @@ def _our_settings(where: str, data: dict[str, Any]) -> tuple[AppSettings | None,
     found: list[str] = []
     app: AppSettings | None = None
     try:
-        app = AppSettings.load(data.get("args"), f"{where}.args")
+        app = AppSettings.load(data.get("args"), f"{where}.args").absolute()
     except ConfigError as error:
         found += error.problems
     user_configs: dict[str, Settings] = {name: cls() for name, cls in USER_CONFIGS.items()}

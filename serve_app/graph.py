@@ -24,11 +24,12 @@ from serve_app.cache.key import shard_key
 from serve_app.cache.shard import AnswerShard
 from serve_app.errors import FrugalError, Unavailable
 from serve_app.feeds.service import FeedsService
+from serve_app.live import Live
 from serve_app.messages import Answer, Ask, Failed, Feed, Finish, Generate, Item, ModelCard
 from serve_app.metrics import Snapshot
 from serve_app.model.engine import Stream
 from serve_app.model.replica import ModelReplica
-from serve_app.settings import AppSettings, IngressSettings, Live
+from serve_app.settings import AppSettings, IngressSettings
 
 T = TypeVar("T")
 

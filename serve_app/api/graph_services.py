@@ -12,9 +12,10 @@ from collections.abc import AsyncGenerator
 from typing import Any, Protocol
 
 from serve_app.costs import report
+from serve_app.live import Live
 from serve_app.messages import Answer, Article, ArticlePage, ArticleQuery, Ask, Feed, Item, ModelCard
 from serve_app.metrics import Metrics, Snapshot, render
-from serve_app.settings import AppSettings, IngressSettings, Live
+from serve_app.settings import AppSettings, IngressSettings
 from serve_app.store.articles import ArticleStore
 from serve_app.store.database import Database
 from serve_app.store.ledger import Ledger

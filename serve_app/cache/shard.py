@@ -12,9 +12,10 @@ from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
 from typing import Any
 
 from serve_app.cache.answers import Answers
+from serve_app.live import Live
 from serve_app.messages import Generate, Item
 from serve_app.metrics import Metrics
-from serve_app.settings import AppSettings, CacheSettings, Live
+from serve_app.settings import AppSettings, CacheSettings
 from serve_app.store.answers import AnswerStore, StoredAnswer
 from serve_app.store.database import Database
 from serve_app.store.ledger import Ledger

@@ -16,10 +16,11 @@ from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
 from typing import Any
 
 from serve_app.errors import FrugalError, Unavailable
+from serve_app.live import Live
 from serve_app.messages import Failed, Finish, Generate, Item, ModelCard
 from serve_app.metrics import Metrics
 from serve_app.model.engine import Account, Engine, Stream
-from serve_app.settings import AppSettings, Live, ModelTuning
+from serve_app.settings import AppSettings, ModelTuning
 from serve_app.store.database import Database
 from serve_app.store.ledger import Ledger, ReplicaRow
 

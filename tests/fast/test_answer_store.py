@@ -58,7 +58,9 @@ def test_a_deleted_answer_is_gone(store: AnswerStore) -> None:
     assert store.totals().entries == 1
 
 
-@pytest.mark.parametrize("change", [{"text": "other words"}, {"finish": "{}"}, {"digest": "0" * 64}, {"key": "f" * 64}], ids=lambda change: next(iter(change)))
+@pytest.mark.parametrize(
+    "change", [{"text": "other words"}, {"finish": "{}"}, {"digest": "0" * 64}, {"key": "f" * 64}], ids=lambda change: next(iter(change))
+)
 def test_a_row_that_was_tampered_with_is_a_miss_and_goes(store: AnswerStore, database: Database, change: dict[str, str]) -> None:
     store.put(stored())
     with database.begin() as connection:

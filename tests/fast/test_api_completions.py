@@ -156,6 +156,6 @@ async def test_an_answer_that_takes_too_long_is_given_up() -> None:
     services = FakeServices(settings=IngressSettings(request_timeout_s=0.01))
     services.will_hang()
     reply = await client_of(services).post("/v1/chat/completions", json=chat_body())
-    assert (reply.status_code, reply.json()["error"]["code"]) == (503, "cancelled")
+    assert (reply.status_code, reply.json()["error"]["code"]) == (504, "timeout")
     assert "request_timeout_s" in reply.json()["error"]["message"]
     assert services.closed.is_set()

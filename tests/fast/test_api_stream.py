@@ -129,7 +129,7 @@ async def test_a_stream_over_the_time_limit_ends_with_an_error() -> None:
     services = FakeServices(settings=IngressSettings(request_timeout_s=0.05))
     services.will_hang()
     events = await events_of(services)
-    assert events[-1]["error"]["code"] == "cancelled"
+    assert events[-1]["error"]["code"] == "timeout"
     assert services.closed.is_set()
 
 

@@ -76,7 +76,10 @@ async def test_a_stream_gives_its_events_up_to_the_end(server: Server) -> None:
 
 @pytest.mark.parametrize(
     ("error", "message"),
-    [(Overloaded("full; try again in 3 s", retry_after_s=3), "full; try again in 3 s"), (Overloaded("full", param="model"), "full (model)")],
+    [
+        (Overloaded("full; try again in 3 s", retry_after_s=3), "full; try again in 3 s"),
+        (Overloaded("full", param="model"), "full (model)"),
+    ],
 )
 async def test_a_refused_stream_says_why(server: Server, error: Overloaded, message: str) -> None:
     server.services.will_refuse(error)
@@ -147,7 +150,11 @@ def test_a_stream_without_an_end_is_an_error(stream: Callable[[], Iterator[bytes
         ("/v1/report", httpx.Response(500, json={"error": "boom"}), "500 Internal Server Error from .*; is that a Frugal Serve\\?"),
         ("/v1/report", httpx.Response(500, json=[1]), "500 Internal Server Error from .*; is that a Frugal Serve\\?"),
         ("/v1/report", httpx.Response(200, text="<html>hello</html>"), "200 OK from .*; is that a Frugal Serve\\?"),
-        ("/ready", httpx.Response(503, text="<html>no server is available</html>"), "503 Service Unavailable from .*; is that a Frugal Serve\\?"),
+        (
+            "/ready",
+            httpx.Response(503, text="<html>no server is available</html>"),
+            "503 Service Unavailable from .*; is that a Frugal Serve\\?",
+        ),
         ("/ready", httpx.Response(503, json={"error": {"message": "starting"}}), "starting"),
     ],
 )

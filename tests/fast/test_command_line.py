@@ -123,7 +123,11 @@ async def test_report_prints_figures_or_the_servers_json(server: Server) -> None
     ("state", "text", "exit_code"),
     [
         ({"ready": True, "waiting_for": [], "errors": []}, "ready\n", 0),
-        ({"ready": False, "waiting_for": ["model tiny: starting"], "errors": ["broken"]}, "waiting for model tiny: starting\nerror: broken\n", 1),
+        (
+            {"ready": False, "waiting_for": ["model tiny: starting"], "errors": ["broken"]},
+            "waiting for model tiny: starting\nerror: broken\n",
+            1,
+        ),
     ],
 )
 async def test_status_ends_with_1_until_it_is_ready(server: Server, state: dict[str, Any], text: str, exit_code: int) -> None:
@@ -173,7 +177,16 @@ def test_json_beside_a_change_of_feeds_is_refused_and_not_ignored() -> None:
     assert "--json goes with the list alone" in result.stderr
 
 
-COMMANDS = [["ask", "Hi"], ["digest"], ["report"], ["status"], ["feeds"], ["feeds", "add", "x"], ["feeds", "refresh", "x"], ["feeds", "remove", "x"]]
+COMMANDS = [
+    ["ask", "Hi"],
+    ["digest"],
+    ["report"],
+    ["status"],
+    ["feeds"],
+    ["feeds", "add", "x"],
+    ["feeds", "refresh", "x"],
+    ["feeds", "remove", "x"],
+]
 
 
 @pytest.mark.parametrize("words", COMMANDS, ids=" ".join)

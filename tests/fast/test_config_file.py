@@ -68,13 +68,13 @@ def test_the_shipped_file_is_valid() -> None:
 def test_the_shipped_file_says_what_the_defaults_are() -> None:
     # No exceptions: who deletes a line of the file gets what the line said.
     checked = load_config(SHIPPED)
-    assert checked.app == AppSettings()
+    assert checked.app == AppSettings().absolute()
     assert checked.user_configs == {name: cls() for name, cls in USER_CONFIGS.items()}
 
 
 def test_without_user_config_there_are_the_defaults() -> None:
     checked = check_config(changed(lambda data: application(data).pop("deployments"), lambda data: application(data).pop("args")))
-    assert (checked.app, checked.user_configs) == (AppSettings(), {name: cls() for name, cls in USER_CONFIGS.items()})
+    assert (checked.app, checked.user_configs) == (AppSettings().absolute(), {name: cls() for name, cls in USER_CONFIGS.items()})
 
 
 @pytest.mark.parametrize(
@@ -129,7 +129,10 @@ def test_a_file_that_cannot_be_read_says_so(tmp_path: pathlib.Path) -> None:
             "applications[0].deployments[2].logging_config.encodin: unknown key; did you mean encoding?",
         ),
         (lambda data: application(data)["args"].update(data_dri="x"), "applications[0].args.data_dri: unknown key; did you mean data_dir?"),
-        (tune("Feeds", pol_interval_s=1), "applications[0].deployments[3].user_config.pol_interval_s: unknown key; did you mean poll_interval_s?"),
+        (
+            tune("Feeds", pol_interval_s=1),
+            "applications[0].deployments[3].user_config.pol_interval_s: unknown key; did you mean poll_interval_s?",
+        ),
         (
             lambda data: deployment(data, "Feeds")["user_config"]["feeds"][1].update(ur1="x"),
             "applications[0].deployments[3].user_config.feeds[1].ur1: unknown key; did you mean url?",

@@ -60,7 +60,9 @@ def test_the_report_of_a_small_case_is_what_a_person_would_add_up() -> None:
         avoided_s=2.0,
         cost_usd=0.002,
     )
-    of_feed = requests(total=1, by_outcome={"hit": 1}, by_ending={"stop": 1}, hit_ratio=1.0, token_hit_ratio=1.0, compute_s=0.0, avoided_s=2.0)
+    of_feed = requests(
+        total=1, by_outcome={"hit": 1}, by_ending={"stop": 1}, hit_ratio=1.0, token_hit_ratio=1.0, compute_s=0.0, avoided_s=2.0
+    )
     bill, usage = 100 / 3600 * 3.6 + 100 / 3600 * 7.2, 0.08
     assert report([MISS, HIT, BROKEN], [STOPPED, ALIVE], [work().snapshot("AnswerCache", "one")], 9000.0) == {
         "object": "report",

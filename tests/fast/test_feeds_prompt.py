@@ -20,7 +20,7 @@ def content(article: Article, **values: object) -> str:
 
 
 def test_title_and_text_stand_between_the_lines() -> None:
-    assert "-----\nTitle\n\nText one. Text two.\n-----\n" in content(ARTICLE)
+    assert "-----\nTitle\n\nText one. Text two.\n-----" in content(ARTICLE)
 
 
 def test_braces_and_placeholders_in_the_article_stay_what_they_are() -> None:

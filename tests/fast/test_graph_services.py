@@ -14,9 +14,10 @@ from serve_app.api import graph_services
 from serve_app.api.app import build_app
 from serve_app.api.graph_services import GraphServices
 from serve_app.errors import Conflict, NotFound, Unavailable
+from serve_app.live import Live
 from serve_app.messages import Answer, ArticlePage, ArticleQuery, Ask, Item, ModelCard, Opening
 from serve_app.metrics import METRICS, Metrics
-from serve_app.settings import AppSettings, IngressSettings, Live, ModelSettings
+from serve_app.settings import AppSettings, IngressSettings, ModelSettings
 from serve_app.store.articles import ArticleStore
 from serve_app.store.database import Database
 from serve_app.store.ledger import Ledger, LedgerRow, ReplicaRow
@@ -24,7 +25,7 @@ from tests.fast.fakes import ask, finish
 from tests.fast.fakes_api import CARD, feed
 from tests.fast.fakes_feeds import until
 
-HEALTHY = {name: ("HEALTHY", "") for name in ("AnswerCache", "Feeds", "Ingress", "Model")}
+HEALTHY = dict.fromkeys(("AnswerCache", "Feeds", "Ingress", "Model"), ("HEALTHY", ""))
 STARTING = {**HEALTHY, "Model": ("UPDATING", "replicas are starting")}
 
 
@@ -82,7 +83,7 @@ class World:
     """A database, the calls, and the services over them."""
 
     def __init__(self, folder: pathlib.Path) -> None:
-        app = AppSettings(database_url=f"sqlite:///{folder}/frugal.db", model=ModelSettings(id="tiny"))
+        app = AppSettings(data_dir=str(folder), model=ModelSettings(id="tiny"))
         self.calls = FakeCalls()
         self.settings = Live(IngressSettings, "Ingress.user_config")
         self.services = GraphServices(app, self.settings, self.calls)
@@ -253,5 +254,3 @@ async def test_the_settings_are_those_of_the_moment(world: World) -> None:
     assert world.services.settings == IngressSettings()
     world.settings.update({"request_timeout_s": 5})
     assert world.services.settings == IngressSettings(request_timeout_s=5)
-
-

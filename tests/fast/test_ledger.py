@@ -29,7 +29,7 @@ def test_rows_with_the_same_keys_are_added_up_and_others_stay_apart(ledger: Ledg
     ledger.add([ROW, *others])
     ledger.add([ROW, replace(ROW, requests=3)])
     added_up = LedgerRow(HOUR, "tiny", "feed0", "miss", "stop", 5, 15, 6, 1.5, 4.5, 0.75, 0.375, 2.25)
-    assert sorted(ledger.rows(), key=lambda row: row.key) == sorted([added_up, *others], key=lambda row: row.key)  # type: ignore[arg-type, return-value]
+    assert sorted(ledger.rows(), key=lambda row: row.key) == sorted([added_up, *others], key=lambda row: row.key)
 
 
 def test_nothing_of_a_batch_with_a_broken_row_is_added(ledger: Ledger) -> None:

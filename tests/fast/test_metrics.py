@@ -96,7 +96,7 @@ def test_a_name_that_is_not_in_the_table_raises() -> None:
 )
 def test_wrong_labels_raise(name: str, labels: dict[str, str]) -> None:
     with pytest.raises(ValueError, match=r"(?i)label"):
-        Metrics().inc(name, **labels)
+        Metrics().inc(name, 1.0, **labels)
 
 
 def test_a_metric_of_another_kind_raises() -> None:

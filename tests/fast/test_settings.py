@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from serve_app.errors import ConfigError
+from serve_app.live import Live
 from serve_app.settings import (
     EMBEDDED_MODEL,
     SAMPLE_FEED,
@@ -17,7 +18,6 @@ from serve_app.settings import (
     FeedEntry,
     FeedsSettings,
     IngressSettings,
-    Live,
     ModelSettings,
     ModelTuning,
     SamplingDefaults,
@@ -189,15 +189,53 @@ def test_a_wrong_change_keeps_the_old_settings_and_a_right_one_forgets_the_error
     assert (live.value, live.error) == (CacheSettings(ttl_s=90), None)
 
 
+@pytest.fixture
+def kept(tmp_path: pathlib.Path) -> pathlib.Path:
+    """Where the last good settings, `ttl_s: 60` of the session `today`, are remembered."""
+    kept = tmp_path / "settings" / "AnswerCache.json"
+    assert Live(CacheSettings, "AnswerCache.user_config", kept, "today").update({"ttl_s": 60})
+    return kept
+
+
+def test_a_replica_that_starts_while_a_wrong_change_stands_keeps_the_last_good_settings(kept: pathlib.Path) -> None:
+    live = Live(CacheSettings, "AnswerCache.user_config", kept, "today")
+    assert not live.update({"ttl_s": -1})
+    assert (live.value, live.error) == (
+        CacheSettings(ttl_s=60),
+        "AnswerCache.user_config.ttl_s: Input should be greater than 0, not -1",
+    )
+    assert [path.name for path in kept.parent.iterdir()] == [kept.name]
+
+
+def test_another_run_of_the_program_does_not_take_a_wrong_start_for_a_wrong_change(kept: pathlib.Path) -> None:
+    with pytest.raises(ConfigError, match="ttl_s"):
+        Live(CacheSettings, "AnswerCache.user_config", kept, "tomorrow").update({"ttl_s": -1})
+
+
+@pytest.mark.parametrize("text", ["", "{", "[]", "5", '{"session": "today"}', '{"session": "today", "settings": {"ttl_s": "soon"}}'])
+def test_a_broken_memory_of_settings_is_no_memory(kept: pathlib.Path, text: str) -> None:
+    kept.write_text(text)
+    with pytest.raises(ConfigError, match="ttl_s"):
+        Live(CacheSettings, "AnswerCache.user_config", kept, "today").update({"ttl_s": -1})
+
+
+def test_settings_are_in_force_although_they_cannot_be_remembered(tmp_path: pathlib.Path) -> None:
+    (tmp_path / "settings").write_text("a file where the folder should be")
+    live = Live(CacheSettings, "AnswerCache.user_config", tmp_path / "settings" / "AnswerCache.json", "today")
+    assert live.update({"ttl_s": 60})
+    assert (live.value, live.error) == (CacheSettings(ttl_s=60), None)
+
+
 def test_the_data_folder_comes_from_the_environment_before_the_file(monkeypatch: pytest.MonkeyPatch, tmp_path: pathlib.Path) -> None:
     monkeypatch.delenv("FRUGAL_DATA_DIR", raising=False)
     monkeypatch.chdir(tmp_path)
     app = AppSettings(data_dir="mine")
     assert (app.data_path, app.database) == (tmp_path / "mine", f"sqlite:///{tmp_path}/mine/frugal.db")
     monkeypatch.setenv("FRUGAL_DATA_DIR", str(tmp_path / "other"))
-    assert (app.data_path, app.database) == (tmp_path / "other", f"sqlite:///{tmp_path}/other/frugal.db")
+    moved = app.absolute()
+    assert (moved.data_path, moved.database) == (tmp_path / "other", f"sqlite:///{tmp_path}/other/frugal.db")
     monkeypatch.setenv("FRUGAL_DATA_DIR", "")
-    assert app.data_path == tmp_path / "mine"
+    assert app.absolute().data_path == tmp_path / "mine"
 
 
 def test_absolute_settings_mean_the_same_in_every_folder(monkeypatch: pytest.MonkeyPatch, tmp_path: pathlib.Path) -> None:

@@ -28,7 +28,7 @@ class World:
     """A database file and a fake model; `shard()` is a replica over them."""
 
     def __init__(self, folder: pathlib.Path) -> None:
-        self.app = AppSettings(database_url=f"sqlite:///{folder}/frugal.db")
+        self.app = AppSettings(data_dir=str(folder))
         self.file = folder / "frugal.db"
         self.model = FakeModel()
 
