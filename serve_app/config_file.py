@@ -181,6 +181,9 @@ def _model_contradictions(config: CheckedConfig, where: str) -> Iterator[str]:
     target = scaling.get("target_ongoing_requests")
     if target is not None and target > ongoing:
         yield f"Model.autoscaling_config.target_ongoing_requests: {target} is above max_ongoing_requests {ongoing}; it would never scale up"
+    resources = entry.get("ray_actor_options")
+    if config.app.model.device == "cuda" and resources is not None and not resources.get("num_gpus"):
+        yield "Model.ray_actor_options: replaces our own and asks for no GPU, but args.model.device is cuda; add num_gpus: 1"
     if config.app.model.device == "cpu" and (entry.get("ray_actor_options") or {}).get("num_gpus"):
         yield f"Model.ray_actor_options.num_gpus: contradicts {where}.args.model.device cpu; remove one of the two"
 

@@ -14,6 +14,7 @@ from typing import Any
 from serve_app.metrics import Snapshot
 from serve_app.store.ledger import LedgerRow, ReplicaRow
 
+MAX_REPLICAS = 50  # shown one by one, the latest; the totals count all
 QUANTILES = {"p50_s": 0.5, "p95_s": 0.95, "p99_s": 0.99}
 
 
@@ -33,15 +34,21 @@ def report(rows: Sequence[LedgerRow], replicas: Sequence[ReplicaRow], snapshots:
         "until": now,
         "requests": _requests(rows),
         "tokens": {"prompt": total.prompt_tokens, "completion": total.completion_tokens},
-        "latency": {"mean_s": _per(total.latency_s, total.requests), "by_outcome": _latency(rows, snapshots)},
+        "latency": {
+            "mean_s": _per(total.latency_s, total.requests),
+            "by_outcome": _latency(rows, snapshots),
+            "note": "means over all time; quantiles since the present AnswerCache replicas started",
+        },
         "batching": _batching(replicas, snapshots),
         "compute": {
-            "spent_s": total.compute_s,
+            "spent_s": time["used_s"],
+            "attributed_s": total.compute_s,
+            "lost_s": sum(replica.lost_s for replica in replicas),
             "avoided_by_cache_s": total.avoided_s,
             "avoided_by_batching_s": total.alone_s - total.compute_s,
             "one_at_a_time_s": total.alone_s,
         },
-        "replicas": {"total": time, "each": [_replica(replica) for replica in replicas]},
+        "replicas": {"number": len(replicas), "total": time, "each": [_replica(replica) for replica in replicas[-MAX_REPLICAS:]]},
         "cost": _cost(total, replicas),
         "by_feed": {feed: _requests(of_feed) for feed, of_feed in _grouped(rows, "feed_id").items() if feed},
         "by_model": {model: _requests(of_model) for model, of_model in _grouped(rows, "model").items()},
@@ -118,6 +125,7 @@ def _batching(replicas: Sequence[ReplicaRow], snapshots: Sequence[Snapshot]) -> 
         "rows_per_step": _per(rows, sum(replica.steps for replica in replicas)),
         "wasted_row_share": _per(wasted, rows + wasted),
         "batch_sizes": counts,
+        "note": "rows over all time; batch sizes since the present Model replicas started",
     }
 
 
@@ -141,7 +149,7 @@ def _replica(replica: ReplicaRow) -> dict[str, Any]:
 
 
 def _cost(total: LedgerRow, replicas: Sequence[ReplicaRow]) -> dict[str, Any]:
-    allocation = sum(request_cost_usd(_replica(replica)["replica_s"], replica.price_per_hour_usd) for replica in replicas)
+    allocation = sum(replica.allocation_usd for replica in replicas)
     usage = sum(replica.cost_usd for replica in replicas)
     generated = total.completion_tokens
     return {

@@ -120,6 +120,12 @@ class Unavailable(FrugalError):
     code = "unavailable"
 
 
+class ModelChanged(Unavailable):
+    """The replica that got this request serves other weights than those the answer was to come from."""
+
+    code = "model_changed"
+
+
 class TimedOut(FrugalError):
     """The answer took longer than `request_timeout_s`."""
 
@@ -146,8 +152,7 @@ class ConfigError(FrugalError):
 
 
 class FetchError(FrugalError):
-    """A feed could not be fetched or is not a feed. `permanent` where only a person can mend it (a refused address, a 410);
-    `http_status` is what the feed's server answered, `None` where it did not."""
+    """A feed could not be fetched or is not a feed. `http_status` is what the feed's server answered, `None` where it did not."""
 
     status = 502
     code = "fetch_failed"
@@ -158,12 +163,10 @@ class FetchError(FrugalError):
         *,
         param: str | None = None,
         retry_after_s: float | None = None,
-        permanent: bool = False,
         http_status: int | None = None,
     ) -> None:
         super().__init__(message, param=param, retry_after_s=retry_after_s)
-        self.permanent = permanent
         self.http_status = http_status
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return (*super().__reduce__(), {"permanent": self.permanent, "http_status": self.http_status})
+        return (*super().__reduce__(), {"http_status": self.http_status})

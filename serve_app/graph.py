@@ -1,43 +1,33 @@
-"""The Ray graph: four deployments, their handles, and `build`, which serve_config.yaml names. The only file that imports ray.
+"""The Ray graph: four deployments and `build`, which serve_config.yaml names. With handles.py the only file that imports ray.
 
     Ingress -> AnswerCache -> Model        Ingress -> Feeds -> AnswerCache
 
-Each deployment is a shell: it wires a plain class to handles and nothing more. Expected errors cross a handle as values (`Failed`), because
-an exception costs a pickled traceback and a log entry at every hop. Tests: tests/ray.
+Each deployment is a shell: it wires a plain class to handles and nothing more. Tests: tests/ray.
 
 No `from __future__ import annotations` here: it would turn the builder's annotation into a string, which Serve silently ignores.
 """
 
 import asyncio
 import contextlib
-import logging
-from collections.abc import AsyncGenerator, Awaitable
-from typing import Any, TypeVar
+from collections.abc import AsyncGenerator
+from typing import Any
 
 import ray
 from ray import serve
-from ray.exceptions import ActorUnavailableError, RayActorError
 from ray.serve.config import RequestRouterConfig
 from ray.serve.handle import DeploymentHandle
 
-from serve_app.cache.key import shard_key
 from serve_app.cache.shard import AnswerShard
-from serve_app.errors import FrugalError, Unavailable
+from serve_app.errors import FrugalError, ModelChanged
 from serve_app.feeds.service import FeedsService
+from serve_app.handles import Calls, ModelHandle, as_value, whole_answer
 from serve_app.live import Live
-from serve_app.messages import Answer, Ask, Failed, Feed, Finish, Generate, Item, ModelCard
+from serve_app.messages import Answer, Article, Ask, Failed, Feed, Generate, Item, ModelCard
 from serve_app.metrics import Snapshot
 from serve_app.model.engine import Stream
 from serve_app.model.replica import ModelReplica
 from serve_app.settings import AppSettings, IngressSettings
 
-T = TypeVar("T")
-
-log = logging.getLogger("ray.serve")
-
-LOST = (RayActorError, ActorUnavailableError)  # the replica died before or while it answered
-MAX_TRIES = 3
-BROADCAST_TIMEOUT_S = 5
 ROUTER = RequestRouterConfig(
     request_router_class="ray.serve.experimental.consistent_hash_router:ConsistentHashRouter",
     request_router_kwargs={"num_fallback_replicas": 0},  # with fallbacks, 200 callers of one key made 2 generations
@@ -49,7 +39,9 @@ SHELL = {
     "graceful_shutdown_wait_loop_s": 0.2,
     "graceful_shutdown_timeout_s": 8,
 }
-DRAIN_S = 6  # of the graceful_shutdown_timeout_s
+# Serve lets a replica's requests end before it deletes it: one that is scaled down finishes the answers it has begun. At the end of the
+# whole program this costs nothing, because those who ask are gone by then.
+MODEL_SHUTDOWN_S = 120
 
 
 class ModelDeployment:
@@ -67,9 +59,13 @@ class ModelDeployment:
     # The gate: groups arrivals, so that they share a prefill, and returns at once; the engine decodes. 64: groups never wait for groups.
     @serve.batch(max_batch_size=16, batch_wait_timeout_s=0.02, max_concurrent_batches=64)  # type: ignore[untyped-decorator]
     async def _group(self, streams: list[Stream]) -> list[Stream | FrugalError]:
-        return self._replica.engine.admit(streams)
+        # In a thread: tokenising a group of long prompts takes a second, in which streams, health checks and the books would stand still.
+        return await asyncio.to_thread(self._replica.engine.admit, streams)
 
     async def generate(self, request: Generate) -> AsyncGenerator[Item, None]:
+        if request.fingerprint not in ("", self._replica.card.fingerprint):
+            yield Failed(ModelChanged("the model has just been changed; send the request again", retry_after_s=2))
+            return
         async with contextlib.aclosing(self._replica.generate(request, self._group)) as items:
             async for item in items:
                 yield item
@@ -93,26 +89,22 @@ class ModelDeployment:
         self._replica.check()
 
     async def __del__(self) -> None:
-        await self._replica.stop(DRAIN_S)
+        await self._replica.stop(drain_s=0)  # Serve has waited for the running requests already
 
 
 class AnswerCacheDeployment:
     """One shard of the answers: every question always comes to the same one."""
 
     def __init__(self, app: AppSettings, model: DeploymentHandle) -> None:
-        self._model = model
-        self._card: asyncio.Task[ModelCard] | None = None
-        self._shard = AnswerShard(app, self._generate, self._fingerprint, self._promote, _session())
+        self._model = ModelHandle(model, app.model.id)
+        self._shard = AnswerShard(app, self._generate, self._fingerprint, self._model.promote, _session())
         self._shard.start()
 
     async def reconfigure(self, user_config: dict[str, Any]) -> None:
         self._shard.tune(user_config)
 
     async def whole(self, ask: Ask) -> Answer | Failed:
-        try:
-            return await self._shard.answers.whole(ask)
-        except FrugalError as error:
-            return Failed(error)
+        return await as_value(self._shard.answers.whole(ask))
 
     async def stream(self, ask: Ask) -> AsyncGenerator[Item, None]:
         try:
@@ -138,16 +130,14 @@ class AnswerCacheDeployment:
         await self._shard.stop()
 
     async def _generate(self, request: Generate) -> AsyncGenerator[Item, None]:
-        call = self._model.options(stream=True).generate
-        async with contextlib.aclosing(_retried(lambda: call.remote(request), "Model")) as items:
+        async with contextlib.aclosing(self._model.generate(request)) as items:
             async for item in items:
+                if isinstance(item, Failed) and isinstance(item.error, ModelChanged):
+                    self._model.forget_card()
                 yield item
 
-    async def _promote(self, request_id: str) -> None:
-        await self._model.broadcast("promote", request_id).results_async(timeout_s=BROADCAST_TIMEOUT_S)
-
     async def _fingerprint(self) -> str:
-        return (await _card(self, self._model)).fingerprint
+        return (await self._model.card()).fingerprint
 
 
 class FeedsDeployment:
@@ -161,13 +151,16 @@ class FeedsDeployment:
         await self._service.tune(user_config)  # the first call starts the loop: not before it knows which feeds
 
     async def add_feed(self, url: str) -> Feed | Failed:
-        return await _as_value(self._service.add_feed(url))
+        return await as_value(self._service.add_feed(url))
 
     async def remove_feed(self, feed_id: str) -> Failed | None:
-        return await _as_value(self._service.remove_feed(feed_id))
+        return await as_value(self._service.remove_feed(feed_id))
 
     async def refresh_feed(self, feed_id: str) -> Feed | Failed:
-        return await _as_value(self._service.refresh_feed(feed_id))
+        return await as_value(self._service.refresh_feed(feed_id))
+
+    async def retry_article(self, article_id: str) -> Article | Failed:
+        return await as_value(self._service.retry_article(article_id))
 
     async def snapshot(self) -> Snapshot:
         return self._service.metrics.snapshot("Feeds", _replica_id())
@@ -182,7 +175,7 @@ class FeedsDeployment:
         await self._service.stop()
 
     async def _answer(self, ask: Ask) -> Answer:
-        return await _whole_answer(self._answers, ask)
+        return await whole_answer(self._answers, ask)
 
 
 class IngressDeployment:
@@ -192,7 +185,7 @@ class IngressDeployment:
         from serve_app.api.graph_services import GraphServices
 
         self._settings = Live(IngressSettings, "Ingress.user_config", app.kept_settings("Ingress"), _session())
-        self.services = GraphServices(app, self._settings, Calls(answers, model, feeds))
+        self.services = GraphServices(app, self._settings, Calls(answers, model, feeds, app.model.id))
         self.services.start()
 
     def __serve_build_asgi_app__(self) -> Any:
@@ -213,52 +206,6 @@ class IngressDeployment:
         await self.services.stop()
 
 
-class Calls:
-    """What Ingress asks of the other deployments, as plain coroutines: api/graph_services.py sees no Ray."""
-
-    def __init__(self, answers: DeploymentHandle, model: DeploymentHandle, feeds: DeploymentHandle) -> None:
-        self._answers = answers
-        self._feeds = feeds
-        self._model = model
-        self._handles = {"AnswerCache": answers, "Model": model, "Feeds": feeds}
-        self._card: asyncio.Task[ModelCard] | None = None
-
-    async def card(self) -> ModelCard:
-        """Of the model, once it is loaded."""
-        return await _card(self, self._model)
-
-    async def answer(self, ask: Ask) -> Answer:
-        """A whole answer; errors are raised."""
-        return await _whole_answer(self._answers, ask)
-
-    async def stream(self, ask: Ask) -> AsyncGenerator[Item, None]:
-        """An answer item by item."""
-        call = self._answers.options(stream=True, session_id=shard_key(ask)).stream
-        async with contextlib.aclosing(_retried(lambda: call.remote(ask), "AnswerCache")) as items:
-            async for item in items:
-                yield item
-
-    async def feeds(self, method: str, *args: str) -> Any:
-        """Have Feeds do something; errors are raised."""
-        try:
-            return _raised(await getattr(self._feeds, method).remote(*args))
-        except LOST as error:
-            raise Unavailable("Feeds has just been lost and is starting again; try again shortly", retry_after_s=5) from error
-
-    async def broadcast(self, method: str) -> list[Any]:
-        """Call a method of every replica of every deployment; a deployment without replicas answers nothing."""
-        own = serve.get_deployment_handle("Ingress", serve.get_replica_context().app_name)
-        handles = self._handles if method == "flush" else {**self._handles, "Ingress": own}
-        asked = (_broadcast(handle, method) for name, handle in handles.items() if not (method == "flush" and name == "Feeds"))
-        return [result for results in await asyncio.gather(*asked) for result in results]
-
-    async def deployments(self) -> dict[str, tuple[str, str]]:
-        """Deployment -> its status and message, as Serve's controller sees them."""
-        status = await asyncio.to_thread(serve.status)
-        app = status.applications.get(serve.get_replica_context().app_name)
-        return {name: (found.status.value, found.message) for name, found in app.deployments.items()} if app else {}
-
-
 def build(args: dict[str, Any]) -> serve.Application:
     """The application of serve_config.yaml from its `args`.
 
@@ -266,7 +213,8 @@ def build(args: dict[str, Any]) -> serve.Application:
         ConfigError: one line per mistake.
     """
     app = AppSettings.load(args, "args").absolute()
-    model = _deployment(ModelDeployment, max_ongoing_requests=512, ray_actor_options=_model_resources(app)).bind(app)
+    of_model = {"ray_actor_options": _model_resources(app), "graceful_shutdown_timeout_s": MODEL_SHUTDOWN_S}
+    model = _deployment(ModelDeployment, max_ongoing_requests=512, **of_model).bind(app)
     answers = _deployment(AnswerCacheDeployment, max_ongoing_requests=4096, request_router_config=ROUTER).bind(app, model)
     feeds = _deployment(FeedsDeployment, max_ongoing_requests=100).bind(app, answers)
     return _deployment(serve.ingress()(IngressDeployment), max_ongoing_requests=1024).bind(app, answers, model, feeds)
@@ -284,68 +232,6 @@ def _model_resources(app: AppSettings) -> dict[str, Any]:
     if wanted == "cuda" or (wanted == "auto" and ray.is_initialized() and ray.cluster_resources().get("GPU", 0) >= 1):
         return {"num_cpus": 1, "num_gpus": 1}
     return {"num_cpus": 1}
-
-
-async def _whole_answer(answers: DeploymentHandle, ask: Ask) -> Answer:
-    call = answers.options(session_id=shard_key(ask)).whole
-    for _ in range(MAX_TRIES):
-        with contextlib.suppress(*LOST):
-            answer: Answer = _raised(await call.remote(ask))
-            return answer
-    raise Unavailable("the answer cache was lost while it answered; send the request again", retry_after_s=2)
-
-
-async def _retried(call: Any, who: str) -> AsyncGenerator[Item, None]:
-    """The items of a streaming call, which is made again if its replica dies before the first item."""
-    for _ in range(MAX_TRIES):
-        items, sent = call(), False
-        try:
-            async for item in items:
-                sent = True
-                yield item
-                if isinstance(item, Finish | Failed):
-                    return
-            return
-        except LOST as error:
-            log.warning("a %s replica was lost during a request: %s", who, type(error).__name__)
-            if sent:
-                break
-        finally:
-            items.cancel()
-    raise Unavailable(f"the {who} replica that made this answer was lost; send the request again", retry_after_s=2)
-
-
-async def _card(holder: Any, model: DeploymentHandle) -> ModelCard:
-    """The model's card, asked for once per process; a failed call is made again by the next caller."""
-    if holder._card is None or (holder._card.done() and (holder._card.cancelled() or holder._card.exception())):
-        holder._card = asyncio.ensure_future(_described(model))
-    return await asyncio.shield(holder._card)
-
-
-async def _described(model: DeploymentHandle) -> ModelCard:
-    card: ModelCard = await model.describe.remote()
-    return card
-
-
-async def _broadcast(handle: DeploymentHandle, method: str) -> list[Any]:
-    try:
-        return list(await handle.broadcast(method).results_async(timeout_s=BROADCAST_TIMEOUT_S))
-    except Exception as error:  # no replica at this moment, or one that has just died
-        log.debug("broadcast of %s: %s", method, error)
-        return []
-
-
-async def _as_value(call: Awaitable[T]) -> T | Failed:
-    try:
-        return await call
-    except FrugalError as error:
-        return Failed(error)
-
-
-def _raised(value: Any) -> Any:
-    if isinstance(value, Failed):
-        raise value.error
-    return value
 
 
 def _session() -> str:

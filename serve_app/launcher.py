@@ -1,7 +1,7 @@
 """Starts the program, shows how it comes up, and ends it: `serve run` as a child, watched over HTTP.
 
 The child gets SIGINT, which Serve answers with a graceful shutdown; what is still alive after `STOP_S` is killed, by id, and only what this
-run started. Knows no Ray. Tests: tests/ray/test_launcher.py.
+run started. Knows no Ray but the words in which Serve logs a failure. Tests: tests/fast/test_launcher.py, tests/ray.
 """
 
 from __future__ import annotations
@@ -9,13 +9,14 @@ from __future__ import annotations
 import contextlib
 import os
 import pathlib
+import re
 import signal
 import socket
 import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from types import FrameType
 
 import psutil
@@ -27,8 +28,20 @@ from serve_app.config_file import CheckedConfig
 STOP_S = 11.0  # then SIGKILL; the whole stop takes at most 15 s
 POLL_S = 0.5  # while it starts
 WATCH_S = 3.0  # afterwards
+REPLY_S = 3.0  # a server that is silent for longer is asked again; a stop waits no longer for it, either
+SILENCE_S = 90.0  # without an answer of /ready, until the end of the log is shown
+TAIL = 15  # lines of the log
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 LOCAL = {"0.0.0.0": "127.0.0.1", "::": "[::1]"}
+
+SERVE_RUN = (sys.executable, "-c", "from ray.serve.scripts import cli; cli()", "run")
+
+# What Serve's controller (2.60: ray/serve/_private/application_state.py) logs when it gives an application up. Only Ingress tells more, and
+# where it is Ingress or `build` that failed there is nobody to ask.
+GIVEN_UP = re.compile(
+    r"Deploying app '.*' failed with exception:|Runtime env setup for app '.*' failed:|Failed to update the deployments \["
+    r"|Unexpected error occurred while (?:deploying application|applying config for application)"
+)
 
 Say = Callable[[str], None]
 
@@ -38,12 +51,13 @@ class StartError(Exception):
 
 
 class Launcher:
-    """One run of `serve run` on a checked configuration. `say` prints a line."""
+    """One run of `serve run` on a checked configuration. `say` prints a line; `program` takes the configuration's path as an argument."""
 
-    def __init__(self, path: pathlib.Path, config: CheckedConfig, say: Say) -> None:
+    def __init__(self, path: pathlib.Path, config: CheckedConfig, say: Say, program: Sequence[str] = SERVE_RUN) -> None:
         self._path = path
         self._config = config
         self._say = say
+        self._program = program
         self._stop = threading.Event()
         self._started = time.monotonic()
         self._log = config.app.data_path / "serve.log"
@@ -55,7 +69,7 @@ class Launcher:
         """Serve until a signal comes.
 
         Raises:
-            StartError: the port is taken, or the program ended by itself.
+            StartError: the port is taken, Serve cannot deploy the application, or the program ended by itself.
         """
         previous = {number: signal.signal(number, self._on_signal) for number in SIGNALS}
         try:
@@ -83,19 +97,20 @@ class Launcher:
 
     def _spawn(self) -> None:
         self._log.parent.mkdir(parents=True, exist_ok=True)
-        command = [sys.executable, "-c", "from ray.serve.scripts import cli; cli()", "run", str(self._path)]
+        if self._log.exists():
+            self._log.replace(self._log.with_name("serve.log.1"))  # where the last run crashed, it says why
         # Ray sends usage statistics to its makers unless it is told not to; say so yourself to send them.
         environment = {"RAY_USAGE_STATS_ENABLED": "0", **os.environ, "PYTHONUNBUFFERED": "1", "RAY_COLOR_PREFIX": "0"}
         self._say(f"starting Ray and Serve; log: {self._log}")
         with self._log.open("wb") as log:
             # A session of its own: Ctrl-C in the terminal reaches only us, and we end the child in order.
             self._child = subprocess.Popen(
-                command, stdout=log, stderr=log, stdin=subprocess.DEVNULL, env=environment, start_new_session=True
+                [*self._program, str(self._path)], stdout=log, stderr=log, stdin=subprocess.DEVNULL, env=environment, start_new_session=True
             )
 
     def _watch(self) -> None:
         said: set[str] = set()
-        with Client(self.url) as client:
+        with Client(self.url, timeout_s=REPLY_S) as client:
             while not self._stop.is_set():
                 if self._show_progress(client, said):
                     break
@@ -114,20 +129,27 @@ class Launcher:
         try:
             state = client.get("/ready")
         except ClientError:
+            self._show_silence(said)
             return False
+        for line in [*state["waiting_for"], *(f"error: {error}" for error in state["errors"])]:
+            if line not in said:
+                said.add(line)
+                self._say(line)
         for item in state["waiting_for"]:
-            if item not in said:
-                said.add(item)
-                self._say(item)
             if ": failed: " in item:
                 raise StartError(item.split(": failed: ", 1)[1])
-        for error in state["errors"]:
-            if error not in said:
-                said.add(error)
-                self._say(f"error: {error}")
-            if "DEPLOY_FAILED" in error:
-                raise StartError(f"Serve cannot deploy the application; see {self._log}")
+        for item in state["waiting_for"]:
+            if item.endswith(": deploy failed"):
+                raise StartError(f"Serve cannot deploy {item.removesuffix(': deploy failed')}; {self._tail()}")
         return bool(state["ready"])
+
+    def _show_silence(self, said: set[str]) -> None:
+        """Nobody answers /ready yet: an end where the log says that nobody will, else once a line about it."""
+        if GIVEN_UP.search(self._log.read_text(errors="replace")):
+            raise StartError(f"Serve cannot deploy the application; {self._tail()}")
+        if "silence" not in said and time.monotonic() - self._started > SILENCE_S:
+            said.add("silence")
+            self._say(f"no answer from {self.url}/ready for {SILENCE_S:.0f} s, still waiting; {self._tail()}")
 
     def _say_ready(self, client: Client) -> None:
         self._say(f"ready after {time.monotonic() - self._started:.0f} s")
@@ -157,8 +179,11 @@ class Launcher:
     def _fail_if_ended(self) -> None:
         assert self._child is not None
         if self._child.poll() is not None:
-            tail = "\n".join(self._log.read_text(errors="replace").splitlines()[-15:])
-            raise StartError(f"Serve ended by itself with {self._child.returncode}; the end of {self._log}:\n{tail}")
+            raise StartError(f"Serve ended by itself with {self._child.returncode}; {self._tail()}")
+
+    def _tail(self) -> str:
+        lines = self._log.read_text(errors="replace").splitlines()[-TAIL:]
+        return "\n".join((f"the end of {self._log}:", *lines))
 
     def _end(self) -> None:
         """SIGINT to the child; after STOP_S, SIGKILL to what is left of this run."""

@@ -69,6 +69,7 @@ class Generate:
     messages: tuple[Message, ...] = ()
     prompt: str | None = None
     priority: Priority = "interactive"
+    fingerprint: str = ""  # of the weights that must answer, see ModelCard; empty: any
 
 
 @dataclass(frozen=True, slots=True)
@@ -264,7 +265,7 @@ class ArticleQuery:
 
 @dataclass(frozen=True, slots=True)
 class ArticlePage:
-    """One page of a list, and the cursor of the next one where there is more."""
+    """One page of a list, whose articles come without their text, and the cursor of the next one where there is more."""
 
     articles: tuple[Article, ...]
     next_cursor: str | None = None

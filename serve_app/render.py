@@ -54,7 +54,8 @@ def report(data: dict[str, Any]) -> str:
         ("tokens", f"{data['tokens']['prompt']} prompt, {data['tokens']['completion']} completion"),
         ("latency", _latency(latency)),
         ("batching", f"{_number(batching['rows_per_step'])} rows per step, {_share(batching['wasted_row_share'])} of the rows wasted"),
-        ("compute", f"{compute['spent_s']:.1f} s spent; one at a time it would have been {compute['one_at_a_time_s']:.1f} s"),
+        ("compute", f"{compute['spent_s']:.1f} s spent, {compute['lost_s']:.1f} s of it on answers that were given up"),
+        ("answers", f"{compute['attributed_s']:.1f} s; one at a time they would have taken {compute['one_at_a_time_s']:.1f} s"),
         ("avoided", f"{compute['avoided_by_cache_s']:.1f} s by caching, {compute['avoided_by_batching_s']:.1f} s by batching"),
         (
             "replicas",

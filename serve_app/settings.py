@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 import os
 import pathlib
+import re
 import urllib.parse
 from collections.abc import Mapping
 from typing import Any, Literal, TypeVar
@@ -74,8 +75,10 @@ class ModelSettings(Settings):
     def _consistent(self) -> ModelSettings:
         if isinstance(self.threads, int) and self.threads < 1:
             raise ValueError("threads must be at least 1, or auto")
-        if self.revision is not None and self.source.startswith("package:"):
-            raise ValueError("revision applies to a Hugging Face id; remove it for a package: source")
+        if self.revision is not None and (self.source.startswith("package:") or pathlib.Path(self.source).expanduser().exists()):
+            raise ValueError(f"revision applies to a Hugging Face id; remove it for {self.source}")
+        if self.block_size != 64 and self.quantization not in ("nf4", "fp4"):
+            raise ValueError(f"block_size goes with nf4 or fp4, not with {self.quantization}; remove it")
         if self.quantization == "int8" and self.device == "cpu":
             raise ValueError("quantization int8 needs CUDA; use nf4, fp4 or none on a CPU, or set device: cuda")
         if self.double_quantization and self.quantization not in ("nf4", "fp4"):
@@ -92,8 +95,8 @@ class AppSettings(Settings):
 
     @model_validator(mode="after")
     def _known_database(self) -> AppSettings:
-        if self.database_url is not None and not self.database_url.startswith(("sqlite:", "postgresql:", "postgresql+")):
-            raise ValueError("database_url must begin with sqlite: or postgresql:; remove it for SQLite in data_dir")
+        if self.database_url is not None and not self.database_url.startswith("sqlite:///"):
+            raise ValueError("database_url must be sqlite:///<file>, the only one that is tested yet; remove it for SQLite in data_dir")
         return self
 
     @property
@@ -147,7 +150,15 @@ class IngressSettings(Settings):
     )
     allowed_origins: tuple[str, ...] = Field((), description="further web origins that may change state, as https://host[:port]")
     max_body_bytes: int = Field(1_000_000, ge=1_000)
+    max_in_flight: int = Field(512, ge=1, le=900, description="completions at once per replica; more are refused with a 429")
     request_timeout_s: Seconds = Field(600, gt=0)
+
+    @model_validator(mode="after")
+    def _plain_origins(self) -> IngressSettings:
+        for origin in self.allowed_origins:
+            if not re.fullmatch(r"https?://[^/\s]+", origin):
+                raise ValueError(f"allowed_origins: {origin!r} can never match; write scheme://host[:port] and nothing after it")
+        return self
 
 
 class CacheSettings(Settings):
@@ -170,15 +181,25 @@ class ModelTuning(Settings):
     price_per_replica_hour_usd: float = Field(0.05, ge=0, description="what one replica costs you per hour, busy or idle")
 
 
+def masked(url: str, mark: str = "***@") -> str:
+    """A feed's address as it may be shown: with `mark` in place of the user and password that it may carry."""
+    try:
+        urllib.parse.urlsplit(url).port  # noqa: B018 (raises where it is none)
+        userinfo = r"^([^:/?#]*:/*)[^/?#]*@"
+    except ValueError:  # a password with a slash in it, perhaps; nothing tells where it ends, so all before the last @ goes
+        userinfo = r"(?s)^([^:/?#]*:/*).*@"
+    return re.sub(userinfo, lambda found: found[1] + mark, url)
+
+
 def check_feed_url(url: str) -> None:
     """Raise ValueError, with the remedy, for an address that no feed can have."""
     scheme = url.split(":", 1)[0].lower() if ":" in url else ""
     if url == SAMPLE_FEED:
         return
     if scheme not in ("http", "https"):
-        raise ValueError(f"feed address {url[:200]!r}: unknown scheme {scheme!r}; use http://, https:// or {SAMPLE_FEED!r}")
+        raise ValueError(f"feed address {masked(url)[:200]!r}: unknown scheme {scheme!r}; use http://, https:// or {SAMPLE_FEED!r}")
     if not _host(url):
-        raise ValueError(f"feed address {url[:200]!r} names no host; write https://host/path")
+        raise ValueError(f"feed address {masked(url)[:200]!r} names no host; write https://host/path")
 
 
 def _host(url: str) -> str | None:
@@ -208,7 +229,7 @@ class SummaryPrompt(Settings):
     )
     version: str = Field("1", min_length=1)
     max_tokens: int = Field(64, ge=1)
-    max_words: int = Field(200, ge=20, description="of the article's text; the rest is cut")
+    max_words: int = Field(200, ge=20, description="of the article's text, and at most 8 times as many characters; the rest is cut")
     frequency_penalty: float = Field(0.5, ge=-2, le=2, description="without one, a small model that copies begins to loop")
 
     @model_validator(mode="after")
@@ -225,13 +246,13 @@ class FeedsSettings(Settings):
     feeds: tuple[FeedEntry, ...] = (FeedEntry(url=STRIPE_FEED), FeedEntry(url=SAMPLE_FEED))
     summary: SummaryPrompt = SummaryPrompt()
     poll_interval_s: Seconds = Field(3600, ge=1, description="between two checks of a feed that gives no hint of its own")
-    min_interval_s: Seconds = Field(900, ge=1)
-    max_interval_s: Seconds = Field(86_400, ge=1)
+    min_interval_s: Seconds = Field(900, ge=1, description="the floor of poll_interval_s, so that no slip of it annoys a feed's owner")
+    max_interval_s: Seconds = Field(86_400, ge=1, description="the longest wait, whatever a feed asks for or how often it failed")
     max_in_flight: int = Field(16, ge=1, le=1024, description="summaries asked for at once")
     max_attempts: int = Field(5, ge=1, description="tries per article before only a person can start another")
     retry_base_s: Seconds = Field(30, gt=0, description="wait before the second try; doubles with each")
-    max_new_per_check: int = Field(50, ge=1, description="entries taken from one fetch, newest first; the rest is skipped on a first fetch")
-    min_words: int = Field(20, ge=0, description="an article shorter than this is skipped")
+    max_new_per_check: int = Field(50, ge=1, description="entries of one check that become work, the newest; older new ones are skipped")
+    min_words: int = Field(20, ge=0, description="an article of fewer words, and fewer than 6 times as many characters, is skipped")
     lease_s: Seconds = Field(10, gt=0, description="how long a dead Feeds replica blocks its successor")
     connect_timeout_s: Seconds = Field(5, gt=0)
     total_timeout_s: Seconds = Field(30, gt=0)
@@ -244,9 +265,13 @@ class FeedsSettings(Settings):
     def _consistent(self) -> FeedsSettings:
         urls = [feed.url for feed in self.feeds]
         for url in sorted({url for url in urls if urls.count(url) > 1}):
-            raise ValueError(f"feeds lists {url} twice; remove one")
+            raise ValueError(f"feeds lists {masked(url)} twice; remove one")
         if self.min_interval_s > self.max_interval_s:
             raise ValueError("min_interval_s is greater than max_interval_s; swap them")
+        if self.poll_interval_s < self.min_interval_s:
+            raise ValueError(f"poll_interval_s is less than min_interval_s ({self.min_interval_s:g}); raise it or lower min_interval_s")
+        if self.poll_interval_s > self.max_interval_s:
+            raise ValueError(f"poll_interval_s is greater than max_interval_s ({self.max_interval_s:g}); lower it or raise max_interval_s")
         if self.connect_timeout_s > self.total_timeout_s:
             raise ValueError("connect_timeout_s is greater than total_timeout_s; lower it")
         return self

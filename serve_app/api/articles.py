@@ -5,7 +5,7 @@ Tests: tests/fast/test_api_articles.py.
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Any
 
 from fastapi import APIRouter
 from fastapi import Query as InQuery
@@ -17,6 +17,8 @@ from serve_app.errors import BadRequest
 from serve_app.settings import check_feed_url
 
 router = APIRouter()
+
+NOT_OVER: dict[str, Any] = {"description": "The article is neither failed nor skipped"}
 
 
 @router.get("/v1/articles", summary="List articles, newest first", tags=["Articles"], responses={400: examples.BAD})
@@ -31,6 +33,18 @@ async def articles(query: Annotated[ArticleParams, InQuery()], services: Graph) 
 async def article(article_id: str, services: Graph) -> ArticleFull:
     """An article with its text, its summary, the prompt it was made with, and what it took."""
     return article_full(await services.article(article_id))
+
+
+@router.post(
+    "/v1/articles/{article_id}/retry",
+    status_code=202,
+    summary="Summarise a failed or skipped article again",
+    tags=["Articles"],
+    responses={404: examples.MISSING, 409: NOT_OVER},
+)
+async def retry_article(article_id: str, services: Graph) -> ArticleFull:
+    """Makes the article pending with one more try at least; the summary itself is written after the reply."""
+    return article_full(await services.retry_article(article_id))
 
 
 @router.get("/v1/feeds", summary="List feeds with their health", tags=["Feeds"])

@@ -8,10 +8,13 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Iterator
+from contextlib import aclosing, contextmanager
 from typing import Any, Protocol
 
 from serve_app.costs import report
+from serve_app.drain import Drain
+from serve_app.errors import Overloaded
 from serve_app.live import Live
 from serve_app.messages import Answer, Article, ArticlePage, ArticleQuery, Ask, Feed, Item, ModelCard
 from serve_app.metrics import Metrics, Snapshot, render
@@ -24,6 +27,7 @@ log = logging.getLogger(__name__)
 
 CARD_RETRY_S = 2.0
 SEEN_S = 5.0  # a replica whose books are older than this is not loading any more
+SERVING = ("HEALTHY", "UPSCALING", "DOWNSCALING")
 BROKEN = ("UNHEALTHY", "DEPLOY_FAILED")  # a message of any other status is a remark of Serve, not an error
 
 
@@ -54,6 +58,8 @@ class GraphServices:
         self._articles = ArticleStore(self._database)
         self._ledger = Ledger(self._database)
         self._cards: tuple[ModelCard, ...] = ()
+        self._num_asking = 0
+        self._drain = Drain(time.monotonic)
         self._task: asyncio.Task[None] | None = None
         self.own_metrics = Metrics()
 
@@ -78,16 +84,24 @@ class GraphServices:
         return self._cards
 
     async def answer(self, ask: Ask) -> Answer:
-        return await self._calls.answer(ask)
+        with self._counted():
+            return await self._calls.answer(ask)
 
-    def stream(self, ask: Ask) -> AsyncGenerator[Item, None]:
-        return self._calls.stream(ask)
+    async def stream(self, ask: Ask) -> AsyncGenerator[Item, None]:
+        with self._counted():
+            async with aclosing(self._calls.stream(ask)) as items:
+                async for item in items:
+                    yield item
 
     async def articles(self, q: ArticleQuery) -> ArticlePage:
         return await asyncio.to_thread(self._articles.query, q)
 
     async def article(self, id: str) -> Article:
         return await asyncio.to_thread(self._articles.article, id)
+
+    async def retry_article(self, id: str) -> Article:
+        article: Article = await self._calls.feeds("retry_article", id)
+        return article
 
     async def feeds(self) -> tuple[Feed, ...]:
         return tuple(await asyncio.to_thread(self._articles.feeds))
@@ -115,7 +129,7 @@ class GraphServices:
     async def ready(self) -> dict[str, Any]:
         deployments = await self._calls.deployments()
         phases = await asyncio.to_thread(self._phases)
-        waiting = [f"{name}: {_words(status)}" for name, (status, _message) in sorted(deployments.items()) if status != "HEALTHY"]
+        waiting = [f"{name}: {_words(status)}" for name, (status, _message) in sorted(deployments.items()) if status not in SERVING]
         waiting += [f"model {self._app.model.id}: {phase}" for phase in phases]
         if not self._cards and not waiting:
             waiting.append(f"model {self._app.model.id}: starting")
@@ -126,6 +140,19 @@ class GraphServices:
     def observe(self, method: str, route: str, status: int, seconds: float) -> None:
         self.own_metrics.inc("frugal_http_requests_total", method=method, route=route, status=str(status))
         self.own_metrics.observe("frugal_http_request_seconds", seconds, route=route)
+
+    @contextmanager
+    def _counted(self) -> Iterator[None]:
+        """One request for an answer; the others of this replica (pages, health) must always find room beside them."""
+        if self._num_asking >= self.settings.max_in_flight:
+            message = f"{self._num_asking} requests are being answered, the most this replica takes; try again later"
+            raise Overloaded(message, retry_after_s=self._drain.retry_after_s())
+        self._num_asking += 1
+        try:
+            yield
+        finally:
+            self._num_asking -= 1
+            self._drain.ended()
 
     async def _snapshots(self) -> list[Snapshot]:
         return list(await self._calls.broadcast("snapshot"))

@@ -13,6 +13,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 
 from serve_app.api.fields import Body, Query
 from serve_app.messages import Article, ArticleQuery, ArticleState, Feed, FeedState, ModelCard, Outcome
+from serve_app.settings import masked
 
 T = TypeVar("T")
 
@@ -86,7 +87,7 @@ class FeedOut(_Sent):
 
     object: Literal["feed"] = "feed"
     id: str
-    url: str
+    url: Annotated[str, BeforeValidator(masked)] = Field(description="a user and password in it are shown as ***")
     origin: Literal["config", "api"] = Field(description="config: named in the configuration, cannot be removed here")
     state: FeedState
     title: str

@@ -38,11 +38,15 @@ class Services(Protocol):
         ...
 
     async def articles(self, q: ArticleQuery) -> ArticlePage:
-        """One page, newest first. Raises BadRequest for a cursor that it did not hand out."""
+        """One page, newest first, each with an empty text. Raises BadRequest for a cursor that it did not hand out."""
         ...
 
     async def article(self, id: str) -> Article:
         """Raises NotFound."""
+        ...
+
+    async def retry_article(self, id: str) -> Article:
+        """Ask for its summary again. Raises NotFound, and Conflict for one that is neither failed nor skipped."""
         ...
 
     async def feeds(self) -> tuple[Feed, ...]:

@@ -11,7 +11,6 @@ import contextlib
 import contextvars
 import logging
 import time
-from collections import deque
 from collections.abc import AsyncGenerator, Awaitable, Callable
 from dataclasses import replace
 from typing import Protocol
@@ -19,8 +18,9 @@ from typing import Protocol
 from serve_app.cache.books import Books
 from serve_app.cache.flight import Flight
 from serve_app.cache.key import answer_key
+from serve_app.drain import Drain
 from serve_app.errors import Cancelled, FrugalError, GenerationFailed, Overloaded
-from serve_app.messages import Answer, Ask, Chunk, Failed, Finish, Generate, Item, Opening, Outcome
+from serve_app.messages import Answer, Ask, Chunk, Failed, Finish, Generate, Item, Opening, Outcome, Priority
 from serve_app.metrics import Metrics
 from serve_app.settings import CacheSettings
 from serve_app.store.answers import StoredAnswer
@@ -62,8 +62,8 @@ class Answers:
         self._now = now
         self.books = Books(metrics, now)
         self._live: dict[str, Flight] = {}
-        self._num_flights = 0
-        self._ended_at: deque[float] = deque(maxlen=256)
+        self._flights: set[Flight] = set()
+        self._drain = Drain(now)
         self._background: set[asyncio.Task[None]] = set()
 
     async def stream(self, ask: Ask) -> AsyncGenerator[Item, None]:
@@ -74,15 +74,17 @@ class Answers:
         """
         started = time.monotonic()
         ending, finish = "cancelled", None
-        flight, outcome = await self._board(ask)
+        try:
+            flight, outcome = await self._board(ask)
+        except FrugalError:
+            self.books.caller(ask, "bypass", "refused", None, time.monotonic() - started)
+            raise
         try:
             yield Opening(outcome, flight.key, flight.age_s)
             async for item in flight.follow():
                 if isinstance(item, Finish):
                     ending, finish = item.reason, item
-                    yield item if outcome in ("miss", "bypass") else _free(item)
-                    return
-                if isinstance(item, Failed):
+                elif isinstance(item, Failed):
                     ending = "error"
                 yield item
         finally:
@@ -109,15 +111,16 @@ class Answers:
 
     async def close(self) -> None:
         """End every flight; those who wait get a Cancelled."""
-        tasks = [flight.task for flight in self._live.values() if flight.task]
+        tasks = [flight.task for flight in self._flights if flight.task]
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, *self._background, return_exceptions=True)
 
     async def _board(self, ask: Ask) -> tuple[Flight, Outcome]:
         """Join the live flight of this key, or start one; an answer that is too old for this caller is not taken."""
-        key = answer_key(ask, await self._fingerprint())
-        policy = ask.policy
+        fingerprint = await self._fingerprint()
+        key, policy = answer_key(ask, fingerprint), ask.policy
+        ask = replace(ask, generate=replace(ask.generate, fingerprint=fingerprint))
         shared = ask.generate.sampling.repeatable or policy.sampled_always or self.settings.sampled == "always"
         look = shared and not policy.no_cache
         while True:
@@ -139,20 +142,18 @@ class Answers:
             policy = replace(policy, max_age_s=0)  # the stored one is too old: only a live or a new answer will do
 
     def _take_off(self, key: str, ask: Ask, *, shared: bool, read: bool) -> Flight:
-        if self._num_flights >= self.settings.max_in_flight:
-            raise Overloaded(
-                f"{self._num_flights} answers are being made, the most this replica takes; try again later",
-                retry_after_s=self._drain_s(),
-            )
+        if len(self._flights) >= self.settings.max_in_flight:
+            message = f"{len(self._flights)} answers are being made, the most this replica takes; try again later"
+            raise Overloaded(message, retry_after_s=self._drain.retry_after_s())
         interactive = ask.generate.priority == "interactive"
         flight = Flight(key, ask.generate.request_id, interactive=interactive, keep=shared and not ask.policy.no_store)
         if shared and key not in self._live:
             self._live[key] = flight
-        self._num_flights += 1
+        self._flights.add(flight)
         # A fresh context: Serve cancels what a request started when its caller leaves, and this flight may have other callers.
         flight.task = asyncio.create_task(self._fly(flight, ask, read=read), context=contextvars.Context())
         flight.task.add_done_callback(lambda _task: self._land(flight))
-        self._metrics.set("frugal_cache_in_flight", self._num_flights)
+        self._metrics.set("frugal_cache_in_flight", len(self._flights))
         return flight
 
     async def _fly(self, flight: Flight, ask: Ask, *, read: bool) -> None:
@@ -173,7 +174,8 @@ class Answers:
             self._end(flight, GenerationFailed(message))
 
     async def _make(self, flight: Flight, ask: Ask) -> None:
-        async with contextlib.aclosing(self._generate(ask.generate)) as items:
+        priority: Priority = "interactive" if flight.interactive else "batch"
+        async with contextlib.aclosing(self._generate(replace(ask.generate, priority=priority))) as items:
             async for item in items:
                 if isinstance(item, Finish):
                     self.books.generation(ask, "miss" if flight.keep else "bypass", item)
@@ -204,9 +206,9 @@ class Answers:
             self._push(flight, Failed(error))
 
     def _land(self, flight: Flight) -> None:
-        self._num_flights -= 1
-        self._ended_at.append(self._now())
-        self._metrics.set("frugal_cache_in_flight", self._num_flights)
+        self._flights.discard(flight)
+        self._drain.ended()
+        self._metrics.set("frugal_cache_in_flight", len(self._flights))
 
     def _leave(self, flight: Flight) -> None:
         flight.followers -= 1
@@ -239,13 +241,6 @@ class Answers:
             log.exception("cannot store an answer; it is sent all the same")
             self._metrics.inc("frugal_cache_errors_total", operation="put")
 
-    def _drain_s(self) -> float:
-        """Seconds until one of the running answers has probably ended, from the rate of the last endings."""
-        if len(self._ended_at) < 2:
-            return 5.0
-        span = max(self._now() - self._ended_at[0], 0.001)
-        return max(1.0, span / len(self._ended_at))
-
     def _spawn(self, work: Awaitable[None]) -> None:
         task = asyncio.create_task(_swallow(work), context=contextvars.Context())
         self._background.add(task)
@@ -258,11 +253,6 @@ def _outcome(flight: Flight, joined: bool, look: bool) -> Outcome:
     if joined:
         return "join"
     return "miss" if look else "bypass"
-
-
-def _free(finish: Finish) -> Finish:
-    """The ending as a caller sees it who did not pay for the generation."""
-    return replace(finish, compute_s=0.0, cost_usd=0.0, queue_s=0.0, ttft_s=0.0, duration_s=0.0)
 
 
 async def _swallow(work: Awaitable[None]) -> None:

@@ -18,15 +18,16 @@ from serve_app.store.records import KnownArticle
 JITTER = 0.25  # of the interval at most, always later: feeds added together must not be checked together for ever
 MAX_RETRY_S = 3600.0
 TOO_OLD = "older than the newest"
+CHARS_PER_WORD = 6  # in English with the space; in Thai or Khmer, which write none, a whole text may be one "word"
 
 
 @dataclass(frozen=True, slots=True)
 class Decision:
-    """What to store: articles never seen, stored ones with another text, both oldest first; and how many entries the feed held."""
+    """What to store: articles never seen, and stored ones with another text, both oldest first; and how many edits have to wait."""
 
     new: tuple[Article, ...] = ()
     changed: tuple[Article, ...] = ()
-    num_seen: int = 0
+    num_waiting: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,27 +47,31 @@ def article_id(feed_id: str, guid: str) -> str:
 def decide(feed: Feed, known: Mapping[str, KnownArticle], parsed: ParsedFeed, now: float, settings: FeedsSettings) -> Decision:
     """Compare a feed with what is `known` of it, by guid.
 
-    An entry is changed when its normalised text is; a new link or date alone costs no second summary. On the first fetch only the newest
-    `max_new_per_check` become work, the others are kept as skipped.
+    An entry is changed when its normalised text is; a new link or date alone costs no second summary. One check makes work of at most
+    `max_new_per_check` entries, the newest: older new ones are kept as skipped, older edits keep the text and summary that they have
+    until a later check finds room.
     """
     entries = _oldest_first(parsed.entries)
-    is_first = feed.last_success_at is None and not known
+    limit = settings.max_new_per_check
     new = [_article(feed, entry, now, now, settings) for entry in entries if entry.guid not in known]
-    if is_first:
-        new = _newest_only(new, settings.max_new_per_check)
+    too_old = _beyond(new, limit)
+    reason = f"{TOO_OLD} {limit} of one check (max_new_per_check)"
+    new = [_skipped(article, reason) if article.guid in too_old else article for article in new]
     changed = [
         _changed(feed, entry, known[entry.guid], now, settings)
         for entry in entries
         if entry.guid in known and entry.text_hash != known[entry.guid].text_hash
     ]
-    return Decision(tuple(new), tuple(changed), len(entries))
+    room = limit - sum(article.state == "pending" for article in new)
+    later = _beyond(changed, room)
+    return Decision(tuple(new), tuple(article for article in changed if article.guid not in later), len(later))
 
 
 def next_check(hints: Hints, num_errors: int, now: float, settings: FeedsSettings, jitter: float) -> float:
     """When to look again. Of `num_errors` in a row the first waits the ordinary interval and each further one doubles it; there always is
     a next time. `jitter` from 0 to 1 is drawn by the caller."""
     wait_s = min(settings.poll_interval_s * 2.0 ** min(max(num_errors - 1, 0), 30), settings.max_interval_s)
-    wait_s = max(wait_s, hints.ttl_s or 0, hints.max_age_s or 0, hints.retry_after_s or 0, settings.min_interval_s)
+    wait_s = max(wait_s, hints.ttl_s or 0, hints.max_age_s or 0, hints.retry_after_s or 0)
     return now + min(wait_s * (1 + JITTER * jitter), settings.max_interval_s)
 
 
@@ -87,10 +92,10 @@ def _oldest_first(entries: Iterable[Entry]) -> list[Entry]:
     return [entry for _date, entry in sorted(ordered, key=lambda pair: pair[0])]
 
 
-def _newest_only(articles: list[Article], limit: int) -> list[Article]:
-    reason = f"{TOO_OLD} {limit} at the first fetch"
-    num_old = max(0, len(articles) - limit)
-    return [_skipped(article, reason) for article in articles[:num_old]] + articles[num_old:]
+def _beyond(articles: list[Article], limit: int) -> set[str]:
+    """The guids of those that would be work beyond the newest `limit`."""
+    work = [article.guid for article in articles if article.state == "pending"]
+    return set(work[: max(0, len(work) - limit)])
 
 
 def _changed(feed: Feed, entry: Entry, known: KnownArticle, now: float, settings: FeedsSettings) -> Article:
@@ -116,7 +121,9 @@ def _article(feed: Feed, entry: Entry, first_seen_at: float, now: float, setting
         state="pending",
     )
     words = num_words(entry.text)
-    return article if words >= settings.min_words else _skipped(article, f"only {words} word{'' if words == 1 else 's'}")
+    if words >= settings.min_words or len(entry.text) >= settings.min_words * CHARS_PER_WORD:
+        return article
+    return _skipped(article, f"only {words} word{'' if words == 1 else 's'}")
 
 
 def _skipped(article: Article, reason: str) -> Article:

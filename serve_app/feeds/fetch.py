@@ -24,7 +24,7 @@ from serve_app.feeds import headers, reasons
 from serve_app.feeds.guard import Guard, GuardedResolver
 from serve_app.feeds.inflate import ACCEPTED, PIECE, Body
 from serve_app.feeds.pacing import Pacing
-from serve_app.settings import SAMPLE_FEED, FeedsSettings
+from serve_app.settings import SAMPLE_FEED, FeedsSettings, masked
 
 ACCEPT = (
     "application/atom+xml, application/rss+xml, application/feed+json, application/rdf+xml;q=0.9, "
@@ -86,8 +86,7 @@ class Fetcher:
         """Get a feed if it differs from the one that these validators came with.
 
         Raises:
-            FetchError: it could not be had; the message says why, `permanent` whether only a person can help, `retry_after_s` what the
-                server asked for.
+            FetchError: it could not be had; the message says why, `retry_after_s` what the server asked for.
         """
         if url == SAMPLE_FEED:
             return await asyncio.to_thread(_sample, etag)
@@ -112,7 +111,7 @@ class Fetcher:
             if not isinstance(result, yarl.URL):
                 return result
             url = result
-        raise FetchError(f"more than {self._settings.max_redirects} redirects; put the feed's final address here", permanent=True)
+        raise FetchError(f"more than {self._settings.max_redirects} redirects; put the feed's final address here")
 
     async def _hop(self, session: aiohttp.ClientSession, url: yarl.URL, conditions: dict[str, str]) -> Fetched | NotModified | yarl.URL:
         timeout = aiohttp.ClientTimeout(total=None, sock_connect=self._settings.connect_timeout_s)
@@ -126,7 +125,8 @@ class Fetcher:
             body = Body(reply.headers.get("Content-Encoding", ""), self._settings.max_feed_bytes)
             async for piece in reply.content.iter_chunked(PIECE):
                 body.feed(piece)
-            return Fetched(str(url), body.finish(), reply.headers.get("Content-Type"), *_hints(reply.headers))
+            # Without the user and password: the links of articles are resolved against it, and those are shown.
+            return Fetched(str(url.with_user(None)), body.finish(), reply.headers.get("Content-Type"), *_hints(reply.headers))
 
     def _headers(self) -> dict[str, str]:
         contact = "".join(c for c in self._settings.contact if c.isascii() and c.isprintable())
@@ -143,7 +143,7 @@ def _url(text: str, base: yarl.URL | None = None) -> yarl.URL:
         url = yarl.URL(text.strip())
         return (base.join(url) if base else url).with_fragment(None)
     except ValueError:
-        raise FetchError(f"{text[:200]!r} is not an address; correct it", permanent=True) from None
+        raise FetchError(f"{masked(text)[:200]!r} is not an address; correct it") from None
 
 
 def _sample(etag: str | None) -> Fetched | NotModified:

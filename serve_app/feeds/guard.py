@@ -84,13 +84,13 @@ class Guard:
         """Check all that can be known of an address without asking DNS.
 
         Raises:
-            FetchError: permanent; scheme, host or address is refused.
+            FetchError: scheme, host or address is refused.
         """
         host = (url.raw_host or "").lower()
         if url.scheme not in ("http", "https"):
-            raise FetchError(f"{url.scheme or 'no scheme'}: is not fetched; use an http or https address", permanent=True)
+            raise FetchError(f"{url.scheme or 'no scheme'}: is not fetched; use an http or https address")
         if not host:
-            raise FetchError("the address names no host; write https://host/path", permanent=True)
+            raise FetchError("the address names no host; write https://host/path")
         address = _literal(host)
         if address is not None and not self.allows(host, address):
             raise refusal(host)
@@ -100,7 +100,6 @@ def refusal(host: str) -> FetchError:
     """The error for an address that is not on the open internet."""
     return FetchError(
         f"{host} is in a private or reserved network, which the fetcher refuses; if it is yours, add {host!r} to allow_private_hosts",
-        permanent=True,
     )
 
 
@@ -110,17 +109,17 @@ def _literal(host: str) -> IP | None:
         try:
             address = ipaddress.IPv6Address(host)
         except ValueError:
-            raise FetchError(f"{host[:80]} is not an IPv6 address; correct it", permanent=True) from None
+            raise FetchError(f"{host[:80]} is not an IPv6 address; correct it") from None
         if address.scope_id is not None:
-            raise FetchError(f"{host[:80]} names a network interface; leave out the part from % on", permanent=True)
+            raise FetchError(f"{host[:80]} names a network interface; leave out the part from % on")
         return address
     if LOOKS_LIKE_A_NUMBER.search(host):
         try:
             return ipaddress.IPv4Address(host)
         except ValueError:
-            raise FetchError(f"{host[:80]} is an odd way to write an address; write four decimal numbers", permanent=True) from None
+            raise FetchError(f"{host[:80]} is an odd way to write an address; write four decimal numbers") from None
     if len(host) > 253 or not HOST.fullmatch(host):
-        raise FetchError(f"{host[:80]!r} is not a host name; correct the address", permanent=True)
+        raise FetchError(f"{host[:80]!r} is not a host name; correct the address")
     return None
 
 
@@ -135,7 +134,7 @@ class GuardedResolver(AbstractResolver):
         """The checked addresses of `host`.
 
         Raises:
-            FetchError: permanent; none of them is allowed.
+            FetchError: none of them is allowed.
         """
         results = await self._inner.resolve(host, port, family)
         checked = [result for result in results if self._guard.allows(host, ipaddress.ip_address(result["host"].split("%")[0]))]

@@ -13,6 +13,7 @@ from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from hashlib import sha256
+from itertools import islice
 from typing import Any
 from urllib.parse import urljoin, urlsplit
 
@@ -26,6 +27,7 @@ MAX_TITLE = 1_000
 MAX_GUID = 2_000
 MAX_LINK = 4_000
 MAX_TEXT = 200_000
+MAX_ENTRIES = 5_000  # the first ones, which are the newest in nearly every feed
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,11 +45,12 @@ class Entry:
 
 @dataclass(frozen=True, slots=True)
 class ParsedFeed:
-    """A feed in its own order; `ttl_s` is how long it asks to be left alone."""
+    """A feed in its own order; `ttl_s` is how long it asks to be left alone; `num_left_out` entries beyond MAX_ENTRIES are not in it."""
 
     title: str
     ttl_s: float | None
     entries: tuple[Entry, ...]
+    num_left_out: int = 0
 
 
 def parse(body: bytes, url: str, content_type: str | None) -> ParsedFeed:
@@ -59,7 +62,7 @@ def parse(body: bytes, url: str, content_type: str | None) -> ParsedFeed:
     charset = prolog.declared_charset(content_type)
     if jsonfeed.looks_like(body):
         title, items = jsonfeed.read(body)
-        return ParsedFeed(_title(title), None, _unique(_entry(item, url) for item in items))
+        return _parsed(title, None, items, len(items), url)
     cleaned, charset = prolog.clean(body, charset)
     kind = (content_type or "application/xml").split(";")[0].strip() or "application/xml"
     # Not told where it was found: feedparser would resolve guids against that, and a moved feed would come back as all new entries.
@@ -68,7 +71,12 @@ def parse(body: bytes, url: str, content_type: str | None) -> ParsedFeed:
     if not read.get("version") and not read.entries:
         raise webpage.not_a_feed(body, url)
     title, _plain = _detail(read.feed, "title")
-    return ParsedFeed(_title(title), _ttl_s(read.feed.get("ttl")), _unique(_entry(_from_feedparser(e), url) for e in read.entries))
+    return _parsed(title, _ttl_s(read.feed.get("ttl")), map(_from_feedparser, read.entries), len(read.entries), url)
+
+
+def _parsed(title: str, ttl_s: float | None, items: Iterable[jsonfeed.Item], num_items: int, url: str) -> ParsedFeed:
+    entries = _unique(_entry(item, url) for item in islice(items, MAX_ENTRIES))
+    return ParsedFeed(_title(title), ttl_s, entries, max(0, num_items - MAX_ENTRIES))
 
 
 def _feedparser(body: bytes, hints: dict[str, str]) -> Any:

@@ -7,6 +7,7 @@ conversation. Tests: tests/fast/test_feeds_prompt.py.
 from __future__ import annotations
 
 import re
+from itertools import islice
 
 from serve_app.feeds.text import WORD, one_line
 from serve_app.messages import Article, FinishReason, Message
@@ -18,6 +19,9 @@ SENTENCE_END = re.compile(r"[.!?…。！？][\"'”’»)\]]*(?=\s|$)|[。！�
 TURN_MARK = re.compile(
     r"<\|[^<>|\n]{1,60}\|>|</?s>|<(?:start|end)_of_turn>|<(?:bos|eos|pad)>|<</?SYS>>|\[/?(?:INST|SYSTEM_PROMPT|AVAILABLE_TOOLS)\]"
 )
+MAX_CHARS_PER_WORD = 8
+CLOSING = "\"'”’»*"  # quotation marks, and the stars of Markdown
+TITLE_END = rf"[{CLOSING}]*(?:(?:[.:;!?…]+|\s*[–—|-]+)[{CLOSING}]*(?=\s|$)|[^\S\n]*\n)"
 ELLIPSIS = "\N{HORIZONTAL ELLIPSIS}"
 
 
@@ -41,9 +45,10 @@ def accept(text: str) -> str | None:
     return None
 
 
-def clean(text: str, reason: FinishReason) -> str:
-    """An accepted answer on one line; one that ran into the token limit ends with its last whole sentence, where it has one."""
-    line = one_line(text)
+def clean(text: str, reason: FinishReason, title: str = "") -> str:
+    """An accepted answer on one line, without the title that small models like to begin with; one that ran into the token limit ends
+    with its last whole sentence, where it has one."""
+    line = one_line(_without_title(text, title))
     if reason != "length":
         return line
     ends = [found.end() for found in SENTENCE_END.finditer(line)]
@@ -51,15 +56,24 @@ def clean(text: str, reason: FinishReason) -> str:
 
 
 def cut(text: str, max_words: int) -> str:
-    """The first `max_words` words, shorter if a sentence ends in their second half."""
-    for count, word in enumerate(WORD.finditer(text), start=1):
-        if count > max_words:
-            head = text[: word.start()].rstrip()
-            break
-    else:
+    """The first `max_words` words, and of "words" without end (Thai, base64) 8 characters per word; shorter if a sentence ends in the
+    second half of that."""
+    limit = MAX_CHARS_PER_WORD * max_words
+    beyond = next(islice(WORD.finditer(text[:limit]), max_words, None), None)
+    if beyond is None and len(text) <= limit:
         return text
+    head = text[: beyond.start() if beyond else limit].rstrip()
     ends = [found.end() for found in SENTENCE_END.finditer(head) if found.end() > len(head) // 2]
     return head[: ends[-1]].rstrip() if ends else f"{head} {ELLIPSIS}"
+
+
+def _without_title(text: str, title: str) -> str:
+    """The text behind a title that is repeated word for word; only where a mark or a line's end closes it, as it may begin a sentence."""
+    words = title.rstrip(f".:;!?…{CLOSING}").split()
+    again = r"\s+".join(re.escape(word) for word in words)
+    found = re.match(rf"[\s\"'“‘«*#]*{again}{TITLE_END}\s*", text, re.IGNORECASE) if words else None
+    rest = text[found.end() :] if found else text
+    return text if accept(rest) else rest
 
 
 def _fences(template: str) -> list[str]:

@@ -17,7 +17,7 @@ from serve_app.errors import FetchError
 from serve_app.settings import FeedsSettings
 
 STATUS = {
-    401: "it wants a password (401); put user:password@ into the address if you have one",
+    401: "it wants a password (401); put user:password@ into the address if you have one; it is not shown",
     403: "it refuses to serve the feed to us (403); if that stays, set `contact` so that its owner can reach you",
     404: "there is no feed at this address (404); check the address",
     410: "the feed is gone for good (410); remove it, or refresh it to look again",
@@ -33,7 +33,7 @@ def bad_status(status: int, url: yarl.URL, retry_after_s: float | None) -> Fetch
         why = f"its server has trouble ({status})"
     else:
         why = f"it answered with status {status} instead of a feed"
-    return FetchError(f"{url.host}: {why}", retry_after_s=retry_after_s, permanent=status == 410, http_status=status)
+    return FetchError(f"{url.host}: {why}", retry_after_s=retry_after_s, http_status=status)
 
 
 @contextlib.contextmanager

@@ -91,6 +91,17 @@ class FeedsService:
         self._wake()
         return feed
 
+    async def retry_article(self, article_id: str) -> Article:
+        """Ask for an article's summary again.
+
+        Raises:
+            NotFound: there is no such article.
+            Conflict: it is neither failed nor skipped.
+        """
+        article = await asyncio.to_thread(self._store.retry_article, article_id, time.time())
+        self._wake()
+        return article
+
     def check(self) -> None:
         """Raise where this replica must be replaced."""
         if self._loop is not None and not self._loop.alive():

@@ -10,7 +10,7 @@ import asyncio
 import logging
 from collections.abc import Awaitable, Callable
 
-from serve_app.errors import Cancelled, FrugalError, GenerationFailed, Overloaded, Unavailable
+from serve_app.errors import Cancelled, ContextLengthExceeded, FrugalError, GenerationFailed, Overloaded, Unavailable
 from serve_app.feeds.decide import next_try
 from serve_app.feeds.prompt import accept, clean
 from serve_app.messages import Answer, Article, Summary
@@ -80,7 +80,8 @@ class Summariser:
 
     async def _fail(self, article: Article, error: FrugalError, settings: FeedsSettings) -> None:
         now, attempts = self._now(), article.attempts + 1
-        later = next_try(attempts, now, settings)
+        # A text that does not fit now will not fit later either.
+        later = None if isinstance(error, ContextLengthExceeded) else next_try(attempts, now, settings)
         self._metrics.inc("frugal_summaries_total", result="failed" if later is None else "retry")
         await asyncio.to_thread(
             self._store.record_article_failure, self._holder, article.id, article.text_hash, error.message, attempts, later, now
@@ -92,7 +93,7 @@ def summary_of(article: Article, answer: Answer, model: str, settings: FeedsSett
     finish, outcome = answer.finish, answer.opening.outcome
     was_free = outcome in ("hit", "join")
     return Summary(
-        text=clean(answer.text, finish.reason),
+        text=clean(answer.text, finish.reason, article.title),
         model=model,
         prompt_version=settings.summary.version,
         prompt_template=settings.summary.template,

@@ -1,7 +1,7 @@
 """An engine's books: every second of its thread goes to the start, to steps (`used`) or to waiting (`idle`), and every step to its rows.
 
-Shared by the engines; free of torch. Only the engine's thread writes times; `account_now`, `finish` and `fail` may be called by any thread.
-Tests: tests/fast/test_engine.py.
+Shared by the engines; free of torch. Only the engine's thread says what it does; `account_now`, `finish` and `fail` may be called by any
+thread. Tests: tests/fast/test_engine_books.py and tests/fast/test_engine.py.
 """
 
 from __future__ import annotations
@@ -14,12 +14,12 @@ from typing import Literal
 from serve_app.errors import FrugalError
 from serve_app.messages import Failed, FinishReason, ModelCard
 from serve_app.metrics import Metrics
-from serve_app.model.engine import Account
+from serve_app.model.engine import Account, Ending
 from serve_app.model.rows import Row
 
 
 class Books:
-    """Account and metrics of one engine. Call `ready` once, then `idle` and `busy` around each wait, `step` after each step."""
+    """Account and metrics of one engine. `ready` comes first, `idle` and `busy` around each wait, `step` after each step, `over` last."""
 
     def __init__(
         self, card: ModelCard, price_per_hour_usd: float, metrics: Metrics, clock: Callable[[], float], started_at: float | None
@@ -30,33 +30,44 @@ class Books:
         self._clock = clock
         self._lock = threading.Lock()
         self._account = Account()
-        self._mark = clock() if started_at is None else started_at
-        self._idle_since: float | None = None
+        self._mark = clock() if started_at is None else started_at  # up to here the time is in the account
+        self._doing: Literal["starting", "waiting", "working", "over"] = "starting"
 
     def account_now(self) -> Account:
-        """A copy, with the idle time up to now."""
+        """A copy up to now: a prefill takes seconds, and a process that is killed in it has written nothing later."""
         with self._lock:
             self._settle_idle()
-            return replace(self._account)
+            account = replace(self._account)
+            if self._doing == "starting":
+                account.startup_s = self._clock() - self._mark
+            elif self._doing == "working":
+                account.used_s += self._clock() - self._mark
+            return account
 
     def ready(self) -> None:
         """The start is over: the loop looks for work for the first time."""
         with self._lock:
             self._account.startup_s = self._since_mark()
+            self._doing = "working"
         self._metrics.set("frugal_engine_startup_seconds", self._account.startup_s)
 
     def idle(self) -> None:
         """The loop begins to wait."""
         with self._lock:
             self._use(self._since_mark())
-            self._idle_since = self._mark
+            self._doing = "waiting"
 
     def busy(self) -> None:
         """The wait is over."""
         with self._lock:
             self._settle_idle()
-            self._idle_since = None
-            self._since_mark()
+            self._doing = "working"
+
+    def over(self) -> None:
+        """The loop has ended: no time passes any more."""
+        with self._lock:
+            self._use(self._since_mark())
+            self._doing = "over"
 
     def waiting(self, num: int) -> None:
         """So many requests wait now."""
@@ -82,8 +93,7 @@ class Books:
             self._account.steps += 1
             self._account.rows += len(live)
             self._account.wasted_rows += num_wasted
-        for row, weight in zip(live, weights, strict=True):
-            row.seconds += seconds * weight / sum(weights)
+            self._share(seconds, live, weights)
         model = self._card.id
         self._metrics.observe("frugal_engine_step_seconds", seconds, phase=phase)
         self._metrics.inc("frugal_engine_rows_total", len(live), kind="live")
@@ -98,8 +108,7 @@ class Books:
         with self._lock:
             seconds = self._since_mark()
             self._use(seconds)
-        for row in rows:
-            row.seconds += seconds / len(rows)
+            self._share(seconds, rows, [1] * len(rows))
 
     def first_token(self, row: Row, now: float) -> None:
         """Its first token has come."""
@@ -116,14 +125,29 @@ class Books:
         self._running(0)
 
     def finish(self, row: Row, reason: FinishReason) -> None:
-        """The row's good ending."""
-        if row.end(row.finish(reason, self._clock(), self._card, self.price_per_hour_usd)):
-            self._metrics.inc("frugal_engine_requests_total", model=self._card.id, ending=reason)
+        """The row's good ending, or that its caller has left."""
+        ending = row.finish(reason, self._clock(), self._card, self.price_per_hour_usd)
+        self._end(row, ending, reason, lost=reason == "cancelled")
 
     def fail(self, row: Row, error: FrugalError) -> None:
         """The row's bad ending, unless it has one."""
-        if row.end(Failed(error)):
-            self._metrics.inc("frugal_engine_requests_total", model=self._card.id, ending="error")
+        self._end(row, Failed(error), "error", lost=True)
+
+    def _end(self, row: Row, ending: Ending, name: str, lost: bool) -> None:
+        with self._lock:  # so that the row has no more seconds than those that are counted here
+            if not row.end(ending):
+                return
+            if lost:
+                self._account.lost_s += row.seconds
+        self._metrics.inc("frugal_engine_requests_total", model=self._card.id, ending=name)
+
+    def _share(self, seconds: float, rows: Sequence[Row], weights: Sequence[int]) -> None:
+        """With the lock held: divide time among rows. Those that `close` has failed meanwhile get theirs too, and it is lost."""
+        for row, weight in zip(rows, weights, strict=True):
+            share = seconds * weight / sum(weights)
+            row.seconds += share
+            if not row.live:
+                self._account.lost_s += share
 
     def _running(self, num: int) -> None:
         self._account.running = num
@@ -139,9 +163,7 @@ class Books:
         self._metrics.inc("frugal_engine_used_seconds_total", seconds)
 
     def _settle_idle(self) -> None:
-        if self._idle_since is None:
-            return
-        now = self._clock()
-        self._account.idle_s += now - self._idle_since
-        self._metrics.inc("frugal_engine_idle_seconds_total", now - self._idle_since)
-        self._idle_since = now
+        if self._doing == "waiting":
+            seconds = self._since_mark()
+            self._account.idle_s += seconds
+            self._metrics.inc("frugal_engine_idle_seconds_total", seconds)

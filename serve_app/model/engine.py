@@ -115,11 +115,14 @@ class Stream:
 class Account:
     """Where an engine's time went, in seconds of its own clock, and its rows summed over the steps.
 
-    `used_s` is batch set-up and steps, `idle_s` waiting for work, `startup_s` from the actor's start to the first wait. `rows` were live,
-    `wasted_rows` had ended and were computed all the same. `waiting` and `running` are requests at this moment.
+    `used_s` is batch set-up and steps, `idle_s` waiting for work, `startup_s` from the actor's start to the first wait; the three make up
+    all the time until the engine's end. `lost_s` is the part of `used_s` that went into rows which ended as cancelled or failed: `used_s`
+    is the `compute_s` of the good endings, `lost_s`, what live rows have had so far, and what the end of each batch takes. `rows` were
+    live, `wasted_rows` had ended and were computed all the same. `waiting` and `running` are requests at this moment.
     """
 
     used_s: float = 0.0
+    lost_s: float = 0.0
     idle_s: float = 0.0
     startup_s: float = 0.0
     steps: int = 0
@@ -140,6 +143,8 @@ class Engine(Protocol):
     def admit(self, group: Sequence[Stream]) -> list[Stream | FrugalError]:
         """Take requests in; one result for each, in order. A refused one never harms its neighbours.
 
+        Blocks while it tokenises: call it in a thread. Any number of threads may be in it at once.
+
         A refusal is ContextLengthExceeded, BadRequest, Overloaded (with `retry_after_s`) or Unavailable.
         """
         ...
@@ -157,7 +162,7 @@ class Engine(Protocol):
         ...
 
     def account(self) -> Account:
-        """A copy of the account up to now."""
+        """A copy of the account up to now, the start, the wait or the step in progress included."""
         ...
 
     def alive(self) -> bool:

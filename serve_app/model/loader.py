@@ -30,7 +30,7 @@ from serve_app.messages import ModelCard
 from serve_app.model import copies
 from serve_app.model.measure import measure_alone, memory_of
 from serve_app.model.quantize import is_fast_cpu, quantise, unpack
-from serve_app.model.source import Source, is_local, locate, stay_offline
+from serve_app.model.source import Source, locate
 from serve_app.settings import ModelSettings
 
 Report = Callable[[str], None]
@@ -74,8 +74,6 @@ def load(settings: ModelSettings, data_path: pathlib.Path, threads: int, report:
 
 
 def _load(settings: ModelSettings, data_path: pathlib.Path, threads: int, report: Report) -> LoadedModel:
-    if is_local(settings.source):
-        stay_offline()
     _quieten()
     torch.set_num_threads(threads)
     device = _device(settings)
@@ -146,9 +144,7 @@ def _bits(settings: ModelSettings) -> dict[str, object]:
 
 
 def _make_copy(settings: ModelSettings, source: Source, device: str, working: pathlib.Path, report: Report) -> None:
-    from transformers import AutoConfig
-
-    if source.gguf is None and getattr(AutoConfig.from_pretrained(source.folder), "quantization_config", None):
+    if source.gguf is None and _is_quantised(source.folder):
         raise ModelLoadError(f"{settings.source} is quantised already; set model.quantization: none to run it as it is")
     report("converting weights to bf16" if source.gguf else "reading bf16 weights")
     # A GGUF file is unpacked through fp32: 8 times the size of its 4-bit weights.
@@ -165,16 +161,21 @@ def _make_copy(settings: ModelSettings, source: Source, device: str, working: pa
     gc.collect()
 
 
+def _is_quantised(folder: pathlib.Path) -> bool:
+    from transformers import AutoConfig
+
+    config = AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
+    return bool(getattr(config, "quantization_config", None))
+
+
 def _read(folder: pathlib.Path, device: str, gguf: str | None = None, dtype: torch.dtype = torch.bfloat16) -> tuple[Any, Any]:
     from transformers import AutoModelForCausalLM, AutoTokenizer, GgufConfig
 
-    extra: dict[str, Any] = {"use_safetensors": True}
-    if gguf is not None:
-        extra = {"gguf_file": gguf, "quantization_config": GgufConfig(dequantize=True)}
-    model = AutoModelForCausalLM.from_pretrained(
-        folder, dtype=dtype, attn_implementation="sdpa", device_map={"": device}, local_files_only=True, **extra
-    )
-    tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True, **({"gguf_file": gguf} if gguf else {}))
+    # trust_remote_code must be said: left out, a person at a terminal is asked, and whoever else starts this waits for the answer.
+    common: dict[str, Any] = {"local_files_only": True, "trust_remote_code": False, **({"gguf_file": gguf} if gguf else {})}
+    how: dict[str, Any] = {"quantization_config": GgufConfig(dequantize=True)} if gguf else {"use_safetensors": True}
+    model = AutoModelForCausalLM.from_pretrained(folder, dtype=dtype, attn_implementation="sdpa", device_map={"": device}, **common, **how)
+    tokenizer = AutoTokenizer.from_pretrained(folder, **common)
     return model.eval(), tokenizer
 
 

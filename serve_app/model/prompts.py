@@ -13,15 +13,21 @@ from serve_app.messages import Generate
 
 logger = logging.getLogger(__name__)
 
+# More characters than this for each token of the context are refused untokenised: a megabyte takes a second or two, and prose has 4 to 5
+# characters a token. Only long runs of one character (spaces, dashes) have more than 16, and no model is asked to read those.
+MAX_CHARS_PER_TOKEN = 16
+
 
 def encode(tokenizer: Any, request: Generate, max_context: int) -> list[int]:
     """The prompt's token ids, with room for the answer below `max_context`.
 
     Raises:
-        ContextLengthExceeded: naming `messages` (or `prompt`) or `max_tokens`, the numbers and the remedy.
+        ContextLengthExceeded: naming `messages` (or `prompt`) or `max_tokens`, the numbers and the remedy; without tokenising where the
+            text has more than MAX_CHARS_PER_TOKEN characters for each token of the context.
         BadRequest: an empty prompt, or a conversation that the chat template does not take.
     """
     field = "messages" if request.prompt is None else "prompt"
+    _check_size(request, max_context, field)
     ids = _chat_ids(tokenizer, request) if request.prompt is None else list(tokenizer.encode(request.prompt))
     if not ids:
         raise BadRequest(f"{field} is empty; send at least one token of text", param=field)
@@ -52,6 +58,16 @@ def _as_data(content: str, specials: list[str]) -> str:
         if token in content:
             content = content.replace(token, f"{token[0]} {token[1:]}")
     return content
+
+
+def _check_size(request: Generate, max_context: int, field: str) -> None:
+    num_chars = len(request.prompt or "") + sum(len(message.content) for message in request.messages)
+    if num_chars > max_context * MAX_CHARS_PER_TOKEN:
+        raise ContextLengthExceeded(
+            f"{field} takes {num_chars} characters, more than {MAX_CHARS_PER_TOKEN} a token; the context holds {max_context} tokens, "
+            f"at least one of them for the answer; shorten {field}",
+            param=field,
+        )
 
 
 def _check_room(num_prompt: int, max_tokens: int, max_context: int, field: str) -> None:

@@ -1,7 +1,7 @@
 """One Model replica without Ray: loads the weights, admits groups to the engine, and writes its time into the books about once a second.
 
 It is in the books from its first moment on, so that /ready can say what it is doing and a kill loses at most the last second.
-Knows no HTTP and no cache. Tests: tests/model/test_replica.py.
+Knows no HTTP, no cache and, but for `load_engine`, no torch. Tests: tests/fast/test_replica.py.
 """
 
 from __future__ import annotations
@@ -11,15 +11,18 @@ import dataclasses
 import logging
 import os
 import socket
+import threading
 import time
 from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
 from typing import Any
 
+from serve_app.costs import request_cost_usd
 from serve_app.errors import FrugalError, Unavailable
 from serve_app.live import Live
 from serve_app.messages import Failed, Finish, Generate, Item, ModelCard
 from serve_app.metrics import Metrics
 from serve_app.model.engine import Account, Engine, Stream
+from serve_app.model.source import stay_offline
 from serve_app.settings import AppSettings, ModelTuning
 from serve_app.store.database import Database
 from serve_app.store.ledger import Ledger, ReplicaRow
@@ -30,13 +33,35 @@ BEAT_S = 1.0
 ALIVE_S = 5.0  # a replica that was not seen for longer does not count when the cores are shared out
 
 Admit = Callable[[Stream], Awaitable[Stream | FrugalError]]
+Report = Callable[[str], None]
+MakeEngine = Callable[[ModelTuning, Metrics, float], Engine]  # the float: `time.monotonic` at the actor's start
+
+
+def load_engine(app: AppSettings, threads: int, report: Report) -> MakeEngine:
+    """Load the weights; what makes the configured engine of them.
+
+    Raises:
+        ModelLoadError: with what to change.
+    """
+    # Imported here: torch and transformers take seconds, which belong to the measured start, and want the environment set before.
+    report("importing torch and transformers")
+    stay_offline(app.model.source)
+    from serve_app.model.loader import load
+    from serve_app.model.static import StaticEngine
+
+    engines = {"static": StaticEngine}
+    loaded = load(app.model, app.data_path, threads, report)
+    return lambda tuning, metrics, started_at: engines[app.model.engine](loaded, tuning, metrics, started_at=started_at)
 
 
 class ModelReplica:
     """Create it first thing in the actor: its time counts from here."""
 
-    def __init__(self, app: AppSettings, replica_id: str, session: str = "") -> None:
+    def __init__(
+        self, app: AppSettings, replica_id: str, session: str = "", load: Callable[[AppSettings, int, Report], MakeEngine] = load_engine
+    ) -> None:
         self._app = app
+        self._load_engine = load
         self._id = replica_id
         self._host = socket.gethostname()
         self._started_at, self._started_clock = time.time(), time.monotonic()
@@ -46,7 +71,11 @@ class ModelReplica:
         self._phase = "starting"
         self._engine: Engine | None = None
         self._beat_task: asyncio.Task[None] | None = None
+        self._writing = threading.Lock()  # of the row; held over the write, so that rows are stored in the order of their making
+        self._closed = False  # the row that says `stopped` is written: there is none after it
+        self._charging = threading.Lock()  # of the four below and of the price they grow by
         self._cost_usd, self._charged_s = 0.0, 0.0
+        self._allocation_usd, self._charged_clock = 0.0, self._started_clock
         self._threads = 0
         self.metrics = Metrics()
 
@@ -59,22 +88,18 @@ class ModelReplica:
         self._beat_task = asyncio.create_task(self._beat_forever())
         try:
             await asyncio.to_thread(self._load)
-        except FrugalError as error:
-            self._phase = f"failed: {error.message}"
+        except Exception as error:
+            self._phase = f"failed: {error.message if isinstance(error, FrugalError) else f'{type(error).__name__}: {error}'}"
+            self._beat_task.cancel()
             await self.beat(stopped=True)
             raise
         self._phase = "ready"
         await self.beat()
 
     def _load(self) -> None:
-        # Here, not above: torch and transformers take seconds to import, which belongs to the measured start.
-        self._phase = "importing torch and transformers"
-        from serve_app.model.loader import load
-        from serve_app.model.static import StaticEngine
-
         self._threads = self._share_of_cores()
-        loaded = load(self._app.model, self._app.data_path, self._threads, self._report)
-        self._engine = StaticEngine(loaded, self._tuning.value, self.metrics, started_at=self._started_clock)
+        make = self._load_engine(self._app, self._threads, self._report)
+        self._engine = make(self._tuning.value, self.metrics, self._started_clock)
 
     def _report(self, phase: str) -> None:
         log.info("model %s: %s", self._app.model.id, phase)
@@ -123,9 +148,9 @@ class ModelReplica:
 
     def tune(self, data: Mapping[str, Any]) -> None:
         """Take new settings over, or keep the old ones and say why in `settings_error`."""
-        if self._engine is not None:
-            self._settle(self._engine.account())
-        self._tuning.update(data)
+        with self._charging:
+            self._charge()
+            self._tuning.update(data)
         if self._engine is not None:
             self._engine.tune(self._tuning.value)
 
@@ -137,16 +162,26 @@ class ModelReplica:
             raise RuntimeError("the task that keeps the books is gone")
 
     async def beat(self, *, stopped: bool = False) -> None:
-        """Write this replica's row and share the node's cores anew."""
+        """Write this replica's row and share the node's cores anew. Nothing after the row that says `stopped`."""
         await asyncio.to_thread(self._beat, stopped)
 
     def _beat(self, stopped: bool) -> None:
-        account = self._engine.account() if self._engine else Account(startup_s=time.monotonic() - self._started_clock)
-        now = time.time()  # read next to the account, so that the two agree
-        self._settle(account)
-        parts = {field.name: getattr(account, field.name) for field in dataclasses.fields(ReplicaRow) if hasattr(account, field.name)}
-        self._ledger.put_replica(
-            ReplicaRow(
+        # A lock of threads, not of the loop: a cancelled beat gives the latter back while its thread is still writing.
+        with self._writing:
+            if self._closed:
+                return
+            self._closed = stopped
+            self._ledger.put_replica(self._row(stopped))
+        threads = self._share_of_cores()
+        if self._engine is not None and threads != self._threads:
+            self._threads = threads
+            self._engine.set_threads(threads)
+
+    def _row(self, stopped: bool) -> ReplicaRow:
+        with self._charging:
+            account, now = self._charge()
+            parts = {field.name: getattr(account, field.name) for field in dataclasses.fields(ReplicaRow) if hasattr(account, field.name)}
+            return ReplicaRow(
                 id=self._id,
                 model=self._app.model.id,
                 host=self._host,
@@ -156,18 +191,22 @@ class ModelReplica:
                 stopped_at=now if stopped else None,
                 price_per_hour_usd=self._tuning.value.price_per_replica_hour_usd,
                 cost_usd=self._cost_usd,
+                allocation_usd=self._allocation_usd,
                 **parts,
             )
-        )
-        threads = self._share_of_cores()
-        if self._engine is not None and threads != self._threads:
-            self._threads = threads
-            self._engine.set_threads(threads)
 
-    def _settle(self, account: Account) -> None:
-        """Charge what was used since the last time at the price that was in force."""
-        self._cost_usd += (account.used_s - self._charged_s) * self._tuning.value.price_per_replica_hour_usd / 3600
-        self._charged_s = account.used_s
+    def _charge(self) -> tuple[Account, float]:
+        """With `_charging` held: charge what passed since the last call, used and in all, at the price in force.
+
+        Returns the account up to now, and now as a Unix time, read next to each other so that the two agree.
+        """
+        clock, now = time.monotonic(), time.time()
+        account = self._engine.account() if self._engine else Account(startup_s=clock - self._started_clock)
+        price = self._tuning.value.price_per_replica_hour_usd
+        self._cost_usd += request_cost_usd(account.used_s - self._charged_s, price)
+        self._allocation_usd += request_cost_usd(clock - self._charged_clock, price)
+        self._charged_s, self._charged_clock = account.used_s, clock
+        return account, now
 
     def _share_of_cores(self) -> int:
         """`threads: auto` divides the node's cores among its live Model replicas."""

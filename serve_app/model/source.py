@@ -56,9 +56,13 @@ def locate(settings: ModelSettings) -> Source:
     return _folder(folder, revision=folder.name, identity=f"{settings.source}@{folder.name}")
 
 
-def stay_offline() -> None:
-    """Local weights need no network: `bitsandbytes` asks the Hub for a kernel when it is imported beside the `kernels` package."""
-    os.environ.setdefault("HF_HUB_OFFLINE", "1")
+def stay_offline(source: str) -> None:
+    """Local weights need no network: `bitsandbytes` asks the Hub for a kernel when it is imported beside the `kernels` package.
+
+    Call it before transformers or huggingface_hub is imported, because they read the variable once, then.
+    """
+    if is_local(source):
+        os.environ.setdefault("HF_HUB_OFFLINE", "1")
 
 
 def is_local(source: str) -> bool:

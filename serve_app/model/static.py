@@ -48,9 +48,9 @@ class StaticEngine:
         self._loaded = loaded
         self._tuning = tuning
         self._clock = clock
-        self._threads = loaded.threads
         self._news = threading.Condition()
-        self._waiting: list[Row] = []  # guarded by _news
+        self._waiting: list[Row] = []  # guarded by _news, like _drain_rate
+        self._tokenizing = threading.Lock()  # before it encodes, transformers sets truncation and padding on the tokenizer itself
         self._closing = False
         self._abandoned = threading.Event()
         self._in_hand: list[Row] = []
@@ -67,8 +67,9 @@ class StaticEngine:
         return self._loaded.card
 
     def admit(self, group: Sequence[Stream]) -> list[Stream | FrugalError]:
-        """See Engine.admit. Tokenises on the caller's thread, before the first of the group can start, so that it shares one batch."""
-        rows = [self._row(stream) for stream in group]
+        """See Engine.admit. The whole group is tokenised before its first request can start, so that it shares one batch."""
+        with self._tokenizing:
+            rows = [self._row(stream) for stream in group]
         with self._news:
             results = [row if isinstance(row, FrugalError) else self._enqueue(row) for row in rows]
             self._books.waiting(len(self._waiting))
@@ -132,17 +133,22 @@ class StaticEngine:
 
     def _loop(self) -> None:
         self._books.ready()
-        while not self._closing:
-            self._in_hand = self._next()
-            if self._in_hand:
-                # In this thread: OpenMP keeps the number per thread, and bitsandbytes' kernels ask OpenMP, not torch. Under Ray it starts
-                # as 1, because the actor asks for one CPU.
-                torch.set_num_threads(self._threads)
-                started_at = self._clock()
-                if torch.get_num_threads() != self._threads:
-                    torch.set_num_threads(self._threads)
-                self._serve(self._in_hand)
-                self._drain_rate.add(len(self._in_hand), self._clock() - started_at)
+        try:
+            while not self._closing:
+                self._in_hand = self._next()
+                if self._in_hand:
+                    self._run(self._in_hand)
+        finally:
+            self._books.over()
+
+    def _run(self, rows: list[Row]) -> None:
+        # In this thread: OpenMP keeps the number per thread, and bitsandbytes' kernels ask OpenMP, not torch. Under Ray it starts as 1,
+        # because the actor asks for one CPU.
+        torch.set_num_threads(self._threads)
+        started_at = self._clock()
+        self._serve(rows)
+        with self._news:
+            self._drain_rate.add(len(rows), self._clock() - started_at)
 
     def _next(self) -> list[Row]:
         """Wait for work; the rows of the next batch, none where all who waited have left or the engine is closing."""

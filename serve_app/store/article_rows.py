@@ -12,14 +12,13 @@ import math
 from collections.abc import Iterable
 from typing import Any
 
-from sqlalchemy import ColumnElement, Row, Select, and_, func, literal, or_, select
+from sqlalchemy import ColumnElement, Row, Select, and_, literal, or_, select
 
 from serve_app.errors import BadRequest
 from serve_app.messages import Article, ArticleQuery, ArticleState, Feed, Summary
-from serve_app.store.schema import articles, results
+from serve_app.store.schema import SHOWN_AT, articles, results
 
 STATES: tuple[ArticleState, ...] = ("pending", "done", "failed", "skipped")
-SHOWN_AT = func.coalesce(articles.c.published_at, articles.c.first_seen_at)  # what lists are ordered by
 RESULT_COLUMNS = (
     "summary",
     "model",
@@ -33,11 +32,12 @@ RESULT_COLUMNS = (
 )
 
 
-def select_articles() -> Select[Any]:
-    """Every article, each with the result of its present text; a result of an older text is not shown."""
+def select_articles(*, with_text: bool = True) -> Select[Any]:
+    """Every article, each with the result of its present text; a result of an older text is not shown. Without texts they are ""."""
+    text = articles.c.text if with_text else literal("").label("text")
     own = (results.c[name].label(f"result_{name}") for name in (*RESULT_COLUMNS, "created_at"))
     joined = articles.outerjoin(results, and_(results.c.article_id == articles.c.id, results.c.text_hash == articles.c.text_hash))
-    return select(articles, *own).select_from(joined)
+    return select(*(column for column in articles.c if column is not articles.c.text), text, *own).select_from(joined)
 
 
 def select_page(query: ArticleQuery) -> Select[Any]:
@@ -48,7 +48,7 @@ def select_page(query: ArticleQuery) -> Select[Any]:
     """
     if query.limit < 1:
         raise BadRequest("limit must be at least 1", param="limit")
-    statement = select_articles()
+    statement = select_articles(with_text=False)
     if query.feed_id is not None:
         statement = statement.where(articles.c.feed_id == query.feed_id)
     if query.state is not None:
@@ -59,7 +59,7 @@ def select_page(query: ArticleQuery) -> Select[Any]:
         statement = statement.where(_holds(query.text))
     if query.cursor is not None:
         at, article_id = read_cursor(query.cursor)
-        statement = statement.where(or_(at > SHOWN_AT, and_(literal(at) == SHOWN_AT, articles.c.id < article_id)))
+        statement = statement.where(at >= SHOWN_AT, or_(at > SHOWN_AT, articles.c.id < article_id))
     return statement.order_by(SHOWN_AT.desc(), articles.c.id.desc()).limit(query.limit + 1)
 
 

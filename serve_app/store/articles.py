@@ -12,14 +12,14 @@ from typing import Any
 
 from sqlalchemy import Connection, and_, func, or_, select, update
 
-from serve_app.errors import NotFound
-from serve_app.messages import Article, ArticlePage, ArticleQuery, ArticleState, Summary
+from serve_app.errors import Conflict, NotFound
+from serve_app.messages import Article, ArticlePage, ArticleQuery, ArticleState, Feed, Summary
 from serve_app.store import article_rows, leases
-from serve_app.store.article_rows import SHOWN_AT, article_of, article_values, select_articles
+from serve_app.store.article_rows import article_of, article_values, select_articles
 from serve_app.store.feed_list import LEASE, FeedList
 from serve_app.store.leases import LeaseLost
 from serve_app.store.records import FeedCheck, FeedFailure, KnownArticle
-from serve_app.store.schema import articles, feeds, results
+from serve_app.store.schema import SHOWN_AT, articles, feeds, results
 
 __all__ = ["LEASE", "ArticleStore", "LeaseLost"]
 
@@ -42,6 +42,13 @@ class ArticleStore(FeedList):
         """Say that a check begins, and when the next one is due should this one never end: a crash must not ask again at once."""
         with self._write(holder) as connection:
             connection.execute(update(feeds).where(feeds.c.id == feed_id).values(last_check_at=now, next_check_at=next_check_at))
+
+    def unmark_checking(self, holder: str, feed: Feed, next_check_at: float) -> None:
+        """Take `mark_checking` back, because that check was given up; a feed that got another time since then keeps it."""
+        is_marked = (feeds.c.id == feed.id) & (feeds.c.next_check_at == next_check_at)
+        with self._write(holder) as connection:
+            before = {"last_check_at": feed.last_check_at, "next_check_at": feed.next_check_at}
+            connection.execute(update(feeds).where(is_marked).values(before))
 
     def known(self, feed_id: str, guids: Sequence[str]) -> dict[str, KnownArticle]:
         """What is stored under these guids of a feed."""
@@ -76,9 +83,7 @@ class ArticleStore(FeedList):
                 insert = self._database.insert(articles).on_conflict_do_nothing()
                 connection.execute(insert, [article_values(article) for article in check.new])
             for article in check.changed:
-                kept = {
-                    name: value for name, value in article_values(article).items() if name not in ("id", "feed_id", "guid", "first_seen_at")
-                }
+                kept = {name: value for name, value in article_values(article).items() if name not in IDENTITY}
                 connection.execute(update(articles).where(articles.c.id == article.id).values(kept))
 
     def record_failure(self, holder: str, feed_id: str, failure: FeedFailure) -> None:
@@ -135,18 +140,24 @@ class ArticleStore(FeedList):
             return _update_article(connection, article_id, text_hash, {"reason": reason, "next_try_at": next_try_at})
 
     def retry_article(self, article_id: str, now: float) -> Article:
-        """A person asks for an article again, whatever its state: pending, no try counted.
+        """A person asks for an article again: pending, with one more try at least. The tries so far stay counted, because each asks in
+        another way and the answer to the first would come out of the cache again.
 
         Raises:
             NotFound: no article has this id.
+            Conflict: it is neither failed nor skipped.
         """
-        values = {"state": "pending", "reason": None, "attempts": 0, "next_try_at": None, "updated_at": now}
+        values = {"state": "pending", "reason": None, "next_try_at": None, "updated_at": now}
+        is_over = (articles.c.id == article_id) & articles.c.state.in_(("failed", "skipped"))
         with self._database.begin() as connection:
-            connection.execute(update(articles).where(articles.c.id == article_id).values(values))
-        return self.article(article_id)
+            changed = connection.execute(update(articles).where(is_over).values(values)).rowcount
+        article = self.article(article_id)
+        if not changed:
+            raise Conflict(f"this article is {article.state}; only a failed or skipped one can be tried again")
+        return article
 
     def query(self, query: ArticleQuery) -> ArticlePage:
-        """A page of articles, newest first.
+        """A page of articles, newest first, each with an empty `text`: a list shows none, and texts are nearly all of the table.
 
         Raises:
             BadRequest: the cursor is not one of ours.

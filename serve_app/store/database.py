@@ -1,16 +1,15 @@
 """One database: an SQLAlchemy engine whose schema is brought up to date by Alembic migrations when it is opened.
 
 SQLite runs in WAL mode, so that a reader never waits for the writer, with `synchronous=FULL`: what was committed survives a power cut.
-Calls block; coroutines use `run`, which does them in a thread. Tests: tests/fast/test_database.py.
+Calls block: coroutines make them in a thread. Tests: tests/fast/test_database.py.
 """
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
 import pathlib
-from collections.abc import Callable, Iterator
-from typing import Any, TypeVar
+from collections.abc import Iterator
+from typing import Any
 
 import alembic.command
 import alembic.config
@@ -18,8 +17,6 @@ import sqlalchemy
 from filelock import FileLock
 from sqlalchemy import Connection, event
 from sqlalchemy.dialects import postgresql, sqlite
-
-T = TypeVar("T")
 
 BUSY_TIMEOUT_S = 30  # a writer waits this long for another one
 
@@ -50,10 +47,6 @@ class Database:
         """A connection for reading."""
         with self.engine.connect() as connection:
             yield connection
-
-    async def run(self, call: Callable[..., T], *args: Any) -> T:
-        """Do a blocking call in a thread."""
-        return await asyncio.to_thread(call, *args)
 
     def insert(self, table: sqlalchemy.Table) -> sqlite.Insert | postgresql.Insert:
         """An INSERT that knows ON CONFLICT, in this database's dialect."""

@@ -62,8 +62,10 @@ class ReplicaRow:
     startup_s: float
     used_s: float
     idle_s: float
+    lost_s: float
     price_per_hour_usd: float
     cost_usd: float
+    allocation_usd: float
     steps: int
     rows: int
     wasted_rows: int

@@ -5,7 +5,7 @@ Times are Unix seconds (float). Tests: tests/fast/test_database.py compares this
 
 from __future__ import annotations
 
-from sqlalchemy import Column, Float, ForeignKey, Index, Integer, MetaData, String, Table, Text, UniqueConstraint
+from sqlalchemy import Column, Float, ForeignKey, Index, Integer, MetaData, String, Table, Text, UniqueConstraint, func
 
 metadata = MetaData()
 
@@ -55,17 +55,20 @@ articles = Table(
     Column("author", String, nullable=False),
     Column("published_at", Float),
     Column("first_seen_at", Float, nullable=False),
-    Column("text", Text, nullable=False),
     Column("text_hash", String(64), nullable=False),  # SHA-256 of the normalised title and text
     Column("state", String, nullable=False),  # pending | done | failed | skipped
     Column("reason", Text),
     Column("attempts", Integer, nullable=False),
     Column("next_try_at", Float),
     Column("updated_at", Float, nullable=False),
+    Column("text", Text, nullable=False),  # the last one: SQLite reads through a long value to get at what lies behind it
     UniqueConstraint("feed_id", "guid"),
     Index("articles_state", "state", "next_try_at"),
+    Index("articles_feed_state", "feed_id", "state"),  # the counts of the feeds' list
     Index("articles_updated_at", "updated_at"),
 )
+SHOWN_AT = func.coalesce(articles.c.published_at, articles.c.first_seen_at)  # what lists are ordered by
+Index("articles_shown_at", SHOWN_AT, articles.c.id)
 
 results = Table(
     "results",
@@ -123,8 +126,10 @@ replicas = Table(  # one row per Model replica that ever was, written about once
     Column("startup_s", Float, nullable=False),
     Column("used_s", Float, nullable=False),
     Column("idle_s", Float, nullable=False),
+    Column("lost_s", Float, nullable=False),  # the part of used_s that went into rows that were cancelled or failed
     Column("price_per_hour_usd", Float, nullable=False),
-    Column("cost_usd", Float, nullable=False),
+    Column("cost_usd", Float, nullable=False),  # of used_s, each second at the price of its time
+    Column("allocation_usd", Float, nullable=False),  # of the replica's whole time, likewise
     Column("steps", Integer, nullable=False),
     Column("rows", Integer, nullable=False),  # live rows summed over the steps
     Column("wasted_rows", Integer, nullable=False),  # rows that had ended and were computed all the same

@@ -216,6 +216,14 @@ class FakeServices:
                 return known
         raise NotFound(f"there is no article {id}")
 
+    async def retry_article(self, id: str) -> Article:
+        known = await self.article(id)
+        if known.state not in ("failed", "skipped"):
+            raise Conflict(f"this article is {known.state}")
+        again = replace(known, state="pending", reason=None, next_try_at=None)
+        self.all_articles[self.all_articles.index(known)] = again
+        return again
+
     async def feeds(self) -> tuple[Feed, ...]:
         self._fail("feeds")
         return tuple(self.all_feeds.values())

@@ -141,12 +141,14 @@ class FakeFeedServer:
 
 
 class FakeFetcher:
-    """Feeds by address. `publish` one, or `fail` it; `asked` has each request's address and ETag."""
+    """Feeds by address. `publish` one, or `fail` it, or let it `hang`; `asked` has each request's address and ETag."""
 
     def __init__(self) -> None:
         self.asked: list[tuple[str, str | None]] = []
         self._feeds: dict[str, FakeFeed] = {}
         self._errors: dict[str, Exception] = {}
+        self._hanging: set[str] = set()
+        self.arrived = asyncio.Event()
 
     def publish(self, url: str) -> FakeFeed:
         """The feed at this address, to put entries into."""
@@ -157,12 +159,19 @@ class FakeFetcher:
         """Let every fetch of this address fail."""
         self._errors[url] = error or FetchError("the name feed.test cannot be resolved")
 
+    def hang(self, url: str) -> None:
+        """Let every fetch of this address wait for ever."""
+        self._hanging.add(url)
+
     def reconfigure(self, settings: FeedsSettings) -> None:
         """Nothing to take over."""
 
     async def fetch(self, url: str, etag: str | None = None, last_modified: str | None = None) -> Fetched | NotModified:
         """What Fetcher does, without a network."""
         self.asked.append((url, etag))
+        self.arrived.set()
+        if url in self._hanging:
+            await asyncio.Event().wait()
         if url in self._errors:
             raise self._errors[url]
         body = self._feeds[url].body()

@@ -62,13 +62,12 @@ async def desk() -> AsyncIterator[Desk]:
     await desk.answers.close()
 
 
-async def test_the_second_time_it_is_a_hit_and_costs_nothing(desk: Desk) -> None:
+async def test_the_second_time_it_is_a_hit(desk: Desk) -> None:
     first = await desk.asked(ask())
     assert first == Answer(Opening("miss", KEY), "two words", finish())
     desk.time += 30
     second = await desk.answers.whole(ask(request_id="request-2", priority="batch"))
-    free = finish(compute_s=0.0, cost_usd=0.0, queue_s=0.0, ttft_s=0.0, duration_s=0.0)
-    assert second == Answer(Opening("hit", KEY, 30.0), "two words", free)
+    assert second == Answer(Opening("hit", KEY, 30.0), "two words", finish())
     assert len(desk.model.requests) == 1
 
 
@@ -254,3 +253,35 @@ async def test_closing_gives_everybody_an_ending(desk: Desk) -> None:
     await caller
     assert isinstance(items[-1], Failed)
     assert isinstance(items[-1].error, Cancelled)
+
+
+async def test_who_joins_before_the_generation_starts_is_counted_in_its_priority(desk: Desk) -> None:
+    background, person = desk.call(ask(priority="batch")), desk.call(ask())
+    await desk.model.started.wait()
+    assert [request.priority for request in desk.model.requests] == ["interactive"]
+    desk.model.finish()
+    await asyncio.gather(background, person)
+
+
+async def test_the_model_is_told_which_weights_the_key_was_made_for(desk: Desk) -> None:
+    await desk.asked(ask())
+    assert [request.fingerprint for request in desk.model.requests] == ["f" * 64]
+
+
+async def test_closing_ends_private_generations_too(desk: Desk) -> None:
+    private = desk.call(ask(policy=CachePolicy(no_cache=True, no_store=True)))
+    await desk.model.started.wait()
+    await desk.answers.close()
+    with pytest.raises(Cancelled):
+        await private
+
+
+async def test_a_refused_caller_is_in_the_books() -> None:
+    desk = Desk(max_in_flight=1)
+    first = desk.call(ask("one"))
+    await desk.model.started.wait()
+    with pytest.raises(Overloaded):
+        await desk.answers.whole(ask("two"))
+    desk.model.finish()
+    await first
+    assert {(row.outcome, row.ending): row.requests for row in desk.answers.books.take()} == {("bypass", "refused"): 1, ("miss", "stop"): 1}

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from serve_app.messages import ArticleQuery
+from serve_app.messages import ArticleQuery, ArticleState
 from tests.fast.fakes_api import FakeServices, article, client_of, feed
 
 
@@ -99,6 +99,15 @@ async def test_a_list_leaves_the_texts_out_and_one_article_has_them() -> None:
     }
 
 
+@pytest.mark.parametrize("state", ["failed", "skipped"])
+async def test_a_failed_or_skipped_article_is_tried_again_when_asked_for(state: ArticleState) -> None:
+    client = client_of(FakeServices(all_articles=[article("a0", state=state, reason="why", summary=None)]))
+    reply = await client.post("/v1/articles/a0/retry")
+    assert (reply.status_code, reply.json()["state"], reply.json()["reason"]) == (202, "pending", None)
+    again = await client.post("/v1/articles/a0/retry")
+    assert (again.status_code, again.json()["error"]["code"]) == (409, "conflict")
+
+
 async def test_a_pending_article_has_no_summary() -> None:
     services = FakeServices(all_articles=[article(state="pending", summary=None, published_at=None)])
     item = (await client_of(services).get("/v1/articles")).json()["data"][0]
@@ -120,13 +129,30 @@ async def test_feeds_are_added_listed_checked_and_removed() -> None:
     assert list(services.all_feeds) == ["feed0"]
 
 
+async def test_no_reply_shows_the_password_of_a_feeds_address() -> None:
+    client = client_of(FakeServices())
+    added = await client.post("/v1/feeds", json={"url": "https://ann:secret@example.org/feed"})
+    listed = await client.get("/v1/feeds")
+    refused = await client.post("/v1/feeds", json={"url": "ftp://ann:secret@example.org/feed"})
+    assert (added.json()["url"], refused.status_code) == ("https://***@example.org/feed", 400)
+    for reply in (added, listed, refused):
+        assert "***@" in reply.text
+        assert "secret" not in reply.text
+
+
 async def test_a_feed_of_the_configuration_stays() -> None:
     reply = await client_of(FakeServices(all_feeds={"feed0": feed()})).delete("/v1/feeds/feed0")
     assert (reply.status_code, reply.json()["error"]["code"]) == (409, "conflict")
 
 
 @pytest.mark.parametrize(
-    ("method", "path"), [("DELETE", "/v1/feeds/nope"), ("POST", "/v1/feeds/nope/refresh"), ("GET", "/v1/articles/nope")]
+    ("method", "path"),
+    [
+        ("DELETE", "/v1/feeds/nope"),
+        ("POST", "/v1/feeds/nope/refresh"),
+        ("GET", "/v1/articles/nope"),
+        ("POST", "/v1/articles/nope/retry"),
+    ],
 )
 async def test_what_is_not_there_is_a_404(method: str, path: str) -> None:
     reply = await client_of(FakeServices()).request(method, path)

@@ -106,6 +106,14 @@ async def test_the_digest_shows_articles_feeds_and_costs() -> None:
     assert page.all("time")[0]["datetime"] == "2023-11-14T22:13:20+00:00"
 
 
+async def test_the_password_of_a_feeds_address_is_not_on_the_page() -> None:
+    secret = feed(title="", url="https://ann:secret@example.org/feed.xml")
+    page = await page_of(FakeServices(all_feeds={"feed0": secret}), "/")
+    assert "https://***@example.org/feed.xml" in page.words
+    assert page.all("a", href="https://example.org/feed.xml")
+    assert "secret" not in page.text
+
+
 @pytest.mark.parametrize("path", ["/", "/articles/a0"])
 async def test_what_others_wrote_stays_text(path: str) -> None:
     evil = article(title=EVIL, link="javascript:alert(3)", author=EVIL, text=EVIL, summary=summary(EVIL))
@@ -131,8 +139,14 @@ async def test_an_evil_filter_stays_text() -> None:
             {"state": "pending", "reason": "the model is busy", "attempts": 2, "next_try_at": 1_700_000_000.0},
             "pending the model is busy. 2 tries so far. Next try: 14 Nov 2023, 22:13 UTC.",
         ),
-        ({"state": "failed", "reason": "the article is too long", "attempts": 1}, "failed the article is too long. 1 try so far."),
-        ({"state": "skipped", "reason": "12 words, fewer than min_words"}, "skipped Skipped: 12 words, fewer than min_words."),
+        (
+            {"state": "failed", "reason": "the article is too long", "attempts": 1},
+            "failed the article is too long. 1 try so far. To try again: POST /v1/articles/a0/retry.",
+        ),
+        (
+            {"state": "skipped", "reason": "12 words, fewer than min_words"},
+            "skipped Skipped: 12 words, fewer than min_words. To try again: POST /v1/articles/a0/retry.",
+        ),
     ],
 )
 async def test_an_article_without_summary_says_why(changes: dict[str, Any], words: str) -> None:

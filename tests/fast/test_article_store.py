@@ -6,16 +6,18 @@ import contextlib
 import pathlib
 from collections.abc import Callable, Iterator
 from dataclasses import replace
+from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from sqlalchemy import event
 
 from serve_app.errors import BadRequest, Conflict, NotFound
 from serve_app.feeds.decide import article_id
 from serve_app.messages import Article, ArticleQuery, Feed, Summary
 from serve_app.settings import FeedEntry
-from serve_app.store.article_rows import read_cursor
+from serve_app.store.article_rows import cursor_behind, read_cursor
 from serve_app.store.articles import LEASE, ArticleStore, LeaseLost
 from serve_app.store.database import Database
 from serve_app.store.feed_list import feed_id
@@ -50,6 +52,22 @@ def summary(text: str = "A summary.", text_hash: str = "h1") -> Summary:
 def with_articles(store: ArticleStore, *articles: Article) -> None:
     store.sync_configured(ME, [FeedEntry(url=URL)], 1.0)
     store.record_check(ME, FEED, check(*articles))
+
+
+@contextlib.contextmanager
+def plans(store: ArticleStore) -> Iterator[list[str]]:
+    """What SQLite says it will do for each SELECT."""
+    seen: list[str] = []
+
+    def explain(_connection: Any, cursor: Any, statement: str, parameters: Any, *_: Any) -> None:
+        if statement.startswith("SELECT"):
+            rows = cursor.connection.execute(f"EXPLAIN QUERY PLAN {statement}", parameters).fetchall()
+            seen.append("".join(f"{row[3]};" for row in rows))
+
+    engine = store._database.engine
+    event.listen(engine, "before_cursor_execute", explain)
+    yield seen
+    event.remove(engine, "before_cursor_execute", explain)
 
 
 def test_configured_feeds_are_added_paused_when_they_leave_and_revived_when_they_come_back(store: ArticleStore) -> None:
@@ -161,7 +179,10 @@ def test_pending_articles_come_oldest_first_and_failed_ones_when_their_time_has_
         ("a", "failed", "broke", 1),
         ("c", "pending", "full", 0),
     ]
-    assert store.retry_article(ids["b"], 80.0).state == "pending"
+    with pytest.raises(Conflict, match="this article is pending"):
+        store.retry_article(ids["c"], 80.0)
+    again = store.retry_article(ids["b"], 80.0)
+    assert (again.state, again.reason, again.attempts, again.updated_at) == ("pending", None, 5, 80.0)
     assert len(store.pending_articles(1e9, 9)) == 3
     store.sync_configured(ME, [], 90.0)
     assert store.pending_articles(1e9, 9) == ()
@@ -186,6 +207,7 @@ def test_nothing_is_written_without_the_lease(store: ArticleStore) -> None:
     writes: list[Callable[[], object]] = [
         lambda: store.sync_configured(ME, [FeedEntry(url=OTHER)], 2.0),
         lambda: store.mark_checking(ME, FEED, 2.0, 3.0),
+        lambda: store.unmark_checking(ME, store.feed(FEED), 3.0),
         lambda: store.record_check(ME, FEED, check(article("b"))),
         lambda: store.record_failure(ME, FEED, FeedFailure(2.0, "x", 3.0)),
         lambda: store.record_result(ME, article("a").id, "h1", summary()),
@@ -196,6 +218,36 @@ def test_nothing_is_written_without_the_lease(store: ArticleStore) -> None:
         with pytest.raises(LeaseLost):
             write()
     assert (store.feeds(), store.query(ArticleQuery())) == before
+
+
+def test_a_list_has_no_texts_and_one_article_has(store: ArticleStore) -> None:
+    with_articles(store, article("a"))
+    assert store.query(ArticleQuery()).articles == (article("a", text=""),)
+    assert store.query(ArticleQuery(text="text")).articles == (article("a", text=""),)
+    assert store.article(article("a").id).text == "text"
+
+
+CURSOR = cursor_behind(article("a"))
+
+
+@pytest.mark.parametrize(
+    ("read", "step"),
+    [
+        (lambda store: store.query(ArticleQuery()), "SCAN articles USING INDEX articles_shown_at;"),
+        (lambda store: store.query(ArticleQuery(cursor=CURSOR)), "SEARCH articles USING INDEX articles_shown_at (<expr><?);"),
+        (lambda store: store.pending_articles(50.0, 9), "SEARCH articles USING INDEX articles_state (state=? AND next_try_at=?);"),
+        (lambda store: store.counts(), "SCAN articles USING COVERING INDEX articles_state;"),
+        (lambda store: store.feeds(), "SCAN articles USING COVERING INDEX articles_feed_state;"),
+    ],
+    ids=["first page", "later page", "pending", "counts", "feeds"],
+)
+def test_what_is_read_often_goes_through_an_index(store: ArticleStore, read: Callable[[ArticleStore], object], step: str) -> None:
+    for url in (URL, OTHER):
+        store.add_feed(url, 1.0)
+    with plans(store) as seen:
+        read(store)
+    assert step in "".join(seen)
+    assert "articles_shown_at" not in step or "ORDER BY" not in "".join(seen), "nothing is left to sort"
 
 
 @pytest.mark.parametrize("limit", [1, 2, 3, 7, 20])

@@ -30,6 +30,7 @@ OTHER_SAMPLING: dict[str, object] = {
 CHANGES_NOTHING = {
     "request_id": "names the request, not the question",
     "priority": "changes when, not what",
+    "fingerprint": "is an argument of its own",
     "sampling": "field by field below",
 }
 OTHER_GENERATE: dict[str, object] = {"model": "other", "messages": (Message("user", "b"),), "prompt": "raw"}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import socket
 from collections.abc import AsyncIterator, Callable, Iterator
 from typing import Any, TypeVar
 
@@ -161,6 +162,16 @@ def test_a_stream_without_an_end_is_an_error(stream: Callable[[], Iterator[bytes
 def test_a_server_that_is_something_else_is_told_in_one_line(path: str, reply: Any, message: str) -> None:
     with pytest.raises(ClientError, match=f"^{message}$"):
         answering(lambda request: reply).get(path)
+
+
+def test_a_server_that_is_silent_is_given_up_after_the_time_that_the_caller_chose() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        url = f"http://127.0.0.1:{listener.getsockname()[1]}"
+        with (
+            pytest.raises(ClientError, match=f"^{url}: ReadTimeout: .*; is the server still running"),
+            Client(url, timeout_s=0.1) as client,
+        ):
+            client.get("/ready")
 
 
 @pytest.mark.parametrize(

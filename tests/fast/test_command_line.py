@@ -171,6 +171,14 @@ async def test_what_cannot_be_done_to_a_feed_says_why(server: Server, words: tup
     assert (result.exit_code, result.stdout, result.stderr) == (2, "", message)
 
 
+@pytest.mark.parametrize("words", [["add", "https://example.org/new"], ["refresh", "feed0"], ["remove", "feed0"]])
+async def test_the_address_may_stand_before_or_behind_a_change_of_feeds(server: Server, nobody: str, words: list[str]) -> None:
+    for order in (["--url", server.url, *words], [*words, "--url", server.url], ["--url", nobody, *words, "--url", server.url]):
+        server.services.all_feeds = {"feed0": replace(feed(), origin="api")}
+        result = await asyncio.to_thread(run, "feeds", *order, FRUGAL_URL=nobody)
+        assert (result.exit_code, result.stderr) == (0, "")
+
+
 def test_json_beside_a_change_of_feeds_is_refused_and_not_ignored() -> None:
     result = run("feeds", "--json", "remove", "feed0")
     assert result.exit_code == 2

@@ -14,6 +14,7 @@ from serve_app.store.database import Database
 from serve_app.store.schema import leases, metadata
 
 
+@pytest.mark.filterwarnings("ignore:.*expression-based index:Warning")  # SQLite cannot show those; test_article_store.py sees it used
 def test_migrations_make_the_schema_that_the_code_uses(tmp_path: pathlib.Path) -> None:
     database = Database(f"sqlite:///{tmp_path}/deep/er/frugal.db")
     with database.read() as connection:

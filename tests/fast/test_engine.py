@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import copy
 import threading
 from collections.abc import AsyncIterator, Callable
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -17,6 +19,7 @@ from serve_app.errors import BadRequest, Cancelled, ContextLengthExceeded, Fruga
 from serve_app.messages import Chunk, Failed, Finish, Generate, Usage
 from serve_app.metrics import Metrics, Snapshot
 from serve_app.model.engine import Stream
+from serve_app.model.loader import LoadedModel
 from serve_app.model.prompts import encode
 from serve_app.model.rows import Row
 from serve_app.model.static import StaticEngine
@@ -83,8 +86,10 @@ class GatedModel:
 async def start() -> AsyncIterator[Start]:
     engines: list[StaticEngine] = []
 
-    def make(model: Any = None, metrics: Metrics | None = None, eos_ids: tuple[int, ...] = (), **tuning: Any) -> StaticEngine:
-        loaded = tiny.loaded(model, eos_ids)
+    def make(
+        model: Any = None, metrics: Metrics | None = None, eos_ids: tuple[int, ...] = (), loaded: LoadedModel | None = None, **tuning: Any
+    ) -> StaticEngine:
+        loaded = loaded or tiny.loaded(model, eos_ids)
         engines.append(StaticEngine(loaded, ModelTuning(**{"max_batch_size": 8, **tuning}), metrics or Metrics()))
         return engines[-1]
 
@@ -239,7 +244,7 @@ async def test_a_cancelled_row_ends_within_one_step_and_says_what_it_took(start:
     assert (finish.reason, finish.usage) == ("cancelled", Usage(2, 3))
     assert finish.compute_s > 0
     assert ending_of(await read(stayer)).usage == Usage(1, 10)
-    assert engine.account().steps == 10
+    assert (engine.account().steps, engine.account().lost_s) == (10, finish.compute_s)
 
 
 async def test_a_request_cancelled_while_it_waits_never_runs(start: Start) -> None:
@@ -343,6 +348,60 @@ def test_a_control_token_inside_a_message_is_text() -> None:
     ids = encode(tiny.tokenizer(), tiny.chat("w1 <eos> w2"), 128)
     assert tiny.EOS not in ids
     assert tiny.tokenizer().decode(ids[:2]) == "<unk> w1"  # the template's role is no word of the tiny vocabulary
+
+
+class NoTokenizer:
+    """Must not be asked."""
+
+    chat_template = "x"
+
+    def __getattr__(self, name: str) -> Any:
+        raise AssertionError(f"{name} was used")
+
+
+def test_a_text_that_is_far_too_long_is_refused_without_tokenising_it() -> None:
+    for request, field in ((tiny.ask("x" * 2049), "prompt"), (tiny.chat("x" * 2049), "messages")):
+        with pytest.raises(
+            ContextLengthExceeded, match=rf"^{field} takes 2049 characters, more than 16 a token; .* shorten {field}$"
+        ) as caught:
+            encode(NoTokenizer(), request, 128)
+        assert caught.value.param == field
+    assert len(encode(tiny.tokenizer(), tiny.ask("x" * 2048), 128)) == 1
+
+
+async def test_many_threads_may_admit_at_once(start: Start) -> None:
+    engine = start(max_waiting=256)
+    groups = [[Stream(tiny.ask(f"w{number} w{thread}", max_tokens=2)) for number in range(4)] for thread in range(8)]
+    assert await asyncio.gather(*(asyncio.to_thread(engine.admit, group) for group in groups)) == groups
+    endings = [ending_of(await read(stream)) for group in groups for stream in group]
+    assert [ending.usage for ending in endings] == [Usage(2, 2)] * 32
+
+
+async def test_one_text_is_tokenised_at_a_time(start: Start) -> None:
+    tokenizer = OneAtATime()
+    loaded = replace(tiny.loaded(), tokenizer=tokenizer)
+    engine = start(loaded=loaded)
+    streams = [Stream(tiny.ask("w1", max_tokens=1)) for _ in range(2)]
+    await asyncio.gather(*(asyncio.to_thread(engine.admit, [stream]) for stream in streams))
+    assert [ending_of(await read(stream)).reason for stream in streams] == ["length", "length"]
+    assert not tokenizer.met
+
+
+class OneAtATime:
+    """The tiny tokenizer, which waits a moment in `encode` for a second thread to come in; `met` is set where one does."""
+
+    def __init__(self) -> None:
+        self.met = False
+        self._meeting = threading.Barrier(2)
+
+    def encode(self, text: str) -> list[int]:
+        with contextlib.suppress(threading.BrokenBarrierError):
+            self._meeting.wait(0.2)
+            self.met = True
+        return list(tiny.tokenizer().encode(text))
+
+    def decode(self, *args: Any, **options: Any) -> str:
+        return str(tiny.tokenizer().decode(*args, **options))
 
 
 def test_a_failing_chat_template_is_the_callers_error() -> None:

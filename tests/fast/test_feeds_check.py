@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import pathlib
 from collections.abc import Iterator
 from dataclasses import replace
@@ -10,6 +11,7 @@ import pytest
 
 from serve_app.errors import FetchError
 from serve_app.feeds.check import FeedChecker
+from serve_app.feeds.decide import article_id
 from serve_app.feeds.fetch import Fetcher
 from serve_app.messages import ArticleQuery, Feed
 from serve_app.metrics import Metrics
@@ -92,8 +94,68 @@ async def test_a_server_that_asks_for_a_pause_gets_it_and_a_gone_feed_is_left_al
     checks.fetcher.fail(URL, FetchError("less often", retry_after_s=50_000.0, http_status=429))
     feed = await checks.check()
     assert (feed.state, feed.last_status, feed.next_check_at) == ("failing", 429, 51_000.0)
-    checks.fetcher.fail(URL, FetchError("gone", permanent=True, http_status=410))
+    checks.fetcher.fail(URL, FetchError("gone", http_status=410))
     assert ((await checks.check()).state, store.due_feeds(1e12)) == ("gone", ())
+
+
+async def test_a_check_that_is_given_up_is_due_again_and_one_that_was_killed_soon(store: ArticleStore) -> None:
+    checks = Checks(store)
+    before = store.feed(FEED)
+    checks.fetcher.hang(URL)
+    task = asyncio.create_task(checks.check())
+    await checks.fetcher.arrived.wait()
+    killed = store.feed(FEED)
+    assert (killed.last_check_at, killed.next_check_at) == (1000.0, 1000.0 + 2 * settings_for(URL).total_timeout_s)
+    task.cancel()
+    await asyncio.gather(task, return_exceptions=True)
+    assert store.feed(FEED) == before
+
+
+async def test_a_refresh_during_a_check_outlives_its_end(store: ArticleStore) -> None:
+    checks = Checks(store)
+    checks.fetcher.hang(URL)
+    task = asyncio.create_task(checks.check())
+    await checks.fetcher.arrived.wait()
+    store.refresh(FEED, 1001.0)
+    task.cancel()
+    await asyncio.gather(task, return_exceptions=True)
+    assert store.feed(FEED).next_check_at == 1001.0
+
+
+async def test_no_log_shows_a_password(store: ArticleStore, caplog: pytest.LogCaptureFixture) -> None:
+    url = "https://ann:secret@feed.test/rss"
+    checks = Checks(store)
+    for error in (FetchError("gone"), RuntimeError("odd")):
+        checks.fetcher.fail(url, error)
+        await checks.checker.check(store.add_feed(url, 1.0), settings_for(url))
+        store.remove_feed(feed_id(url))
+    assert "https://***@feed.test/rss" in caplog.text
+    assert "secret" not in caplog.text
+
+
+async def test_of_a_feed_without_end_only_the_first_entries_are_taken_and_the_log_says_so(
+    store: ArticleStore, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr("serve_app.feeds.parse.MAX_ENTRIES", 2)
+    checks = Checks(store)
+    checks.fetcher.publish(URL).entry("a").entry("b").entry("c")
+    await checks.check()
+    assert checks.guids() == ["b", "c"]
+    assert "its last 1 entries are left out" in caplog.text
+
+
+async def test_edits_that_had_to_wait_are_not_lost_to_a_304(store: ArticleStore) -> None:
+    checks = Checks(store)
+    feed = checks.fetcher.publish(URL).entry("a").entry("b").entry("c")
+    await checks.check()
+    for guid in "abc":
+        feed.entry(guid, text=f"the text of {guid} was edited")
+    waiting = []
+    for _ in range(3):
+        await checks.checker.check(store.feed(FEED), settings_for(URL, max_new_per_check=2))
+        waiting.append([guid for guid in "abc" if "edited" not in store.article(article_id(FEED, guid)).text])
+    assert waiting == [["a"], [], []]
+    assert [etag is None for _url, etag in checks.fetcher.asked] == [True, False, True, False]
 
 
 async def test_a_feed_removed_while_it_was_checked_is_no_trouble(store: ArticleStore) -> None:

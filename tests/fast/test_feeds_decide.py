@@ -32,21 +32,33 @@ def states(decision: Decision) -> list[tuple[str, str, str | None]]:
     return [(article.guid, article.state, article.reason) for article in decision.new]
 
 
-def test_on_the_first_fetch_only_the_newest_become_work_and_nothing_is_lost() -> None:
-    decision = run(NEW_FEED, entry("new", 30.0), entry("newest", 40.0), entry("old", 10.0), entry("older", 20.0))
-    reason = "older than the newest 2 at the first fetch"
+@pytest.mark.parametrize("feed", [NEW_FEED, OLD_FEED], ids=["first check", "later check"])
+def test_of_one_check_only_the_newest_become_work_and_nothing_is_lost(feed: Feed) -> None:
+    decision = run(feed, entry("new", 30.0), entry("newest", 40.0), entry("old", 10.0), entry("older", 20.0))
+    reason = "older than the newest 2 of one check (max_new_per_check)"
     assert states(decision) == [
         ("old", "skipped", reason),
         ("older", "skipped", reason),
         ("new", "pending", None),
         ("newest", "pending", None),
     ]
-    assert decision.num_seen == 4
 
 
-def test_later_every_new_entry_becomes_work_oldest_first() -> None:
-    decision = run(OLD_FEED, entry("c"), entry("b", 20.0), entry("a"), known={})
-    assert states(decision) == [("a", "pending", None), ("b", "pending", None), ("c", "pending", None)]
+def test_edits_get_the_room_that_new_entries_leave_and_the_others_wait_for_a_later_check() -> None:
+    stored = {guid: known(entry(guid)) for guid in ("a", "b", "c")}
+    edits = [entry(guid, date, "a text that was edited since") for guid, date in (("c", 30.0), ("b", 20.0), ("a", 10.0))]
+    first = run(OLD_FEED, entry("new", 40.0), *edits, known=stored)
+    assert ([article.guid for article in first.new], [article.guid for article in first.changed]) == (["new"], ["c"])
+    assert first.num_waiting == 2
+    stored |= {article.guid: KnownArticle(article.text_hash, "done", 50.0) for article in (*first.new, *first.changed)}
+    second = run(OLD_FEED, entry("new", 40.0), *edits, known=stored)
+    assert ([article.guid for article in second.new], [article.guid for article in second.changed]) == ([], ["a", "b"])
+    assert second.num_waiting == 0
+
+
+def test_new_entries_become_work_oldest_first() -> None:
+    decision = run(OLD_FEED, entry("b"), entry("a", 20.0), known={})
+    assert states(decision) == [("a", "pending", None), ("b", "pending", None)]
 
 
 def test_a_short_article_is_skipped_with_the_count() -> None:
@@ -55,6 +67,11 @@ def test_a_short_article_is_skipped_with_the_count() -> None:
         ("b", "skipped", "only 0 words"),
         ("a", "skipped", "only 2 words"),
     ]
+
+
+@pytest.mark.parametrize("text", ["ส" * 18, "x" * 18, "two wordswordswords"])
+def test_a_text_without_spaces_is_long_enough_by_its_characters(text: str) -> None:
+    assert states(run(OLD_FEED, entry("a", text=text))) == [("a", "pending", None)]
 
 
 def test_only_another_text_makes_an_article_change() -> None:
@@ -73,7 +90,7 @@ def test_only_another_text_makes_an_article_change() -> None:
 
 
 def test_an_edit_makes_no_work_of_an_article_that_was_too_old() -> None:
-    old = known(entry("a"), state="skipped", reason="older than the newest 2 at the first fetch")
+    old = known(entry("a"), state="skipped", reason="older than the newest 2 of one check (max_new_per_check)")
     short = known(entry("b"), state="skipped", reason="only 1 word")
     decision = run(
         OLD_FEED, entry("a", text="now it has another text"), entry("b", text="now it is long enough"), known={"a": old, "b": short}
@@ -99,10 +116,6 @@ def test_an_edit_makes_no_work_of_an_article_that_was_too_old() -> None:
 def test_the_next_check(hints: Hints, num_errors: int, wait_s: float) -> None:
     assert next_check(hints, num_errors, 1000.0, SETTINGS, 0.0) == 1000.0 + wait_s
     assert 1000.0 + wait_s <= next_check(hints, num_errors, 1000.0, SETTINGS, 1.0) <= 1000.0 + min(1.25 * wait_s, 86_400)
-
-
-def test_an_interval_below_the_floor_is_raised_to_it() -> None:
-    assert next_check(Hints(), 0, 0.0, FeedsSettings(poll_interval_s=1.0, min_interval_s=900.0), 0.0) == 900.0
 
 
 def test_the_next_try_doubles_to_an_hour_and_ends_with_the_last_attempt() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import base64
 import gzip
 import pickle
 import socket
@@ -72,6 +73,17 @@ async def test_redirects_are_followed_up_to_the_limit_and_without_loops() -> Non
         assert "more than 3 redirects" in (await failure(server.url("/loop"), max_redirects=3)).message
 
 
+async def test_the_password_of_an_address_is_sent_and_not_given_on() -> None:
+    async with FakeFeedServer() as server:
+        url = server.serve("/feed", FEED)
+        reply = await fetcher().fetch(url.replace("://", "://ann:secret@"))
+        assert isinstance(reply, Fetched)
+        assert reply.url == url
+        assert server.requests[0].headers["Authorization"] == "Basic " + base64.b64encode(b"ann:secret").decode()
+        error = await failure("http://ann:secret@[/")
+        assert error.message == "'http://***@[/' is not an address; correct it"
+
+
 @pytest.mark.parametrize(
     "target",
     [
@@ -90,7 +102,7 @@ async def test_redirects_are_followed_up_to_the_limit_and_without_loops() -> Non
 async def test_a_redirect_into_a_private_network_is_refused(target: str) -> None:
     async with FakeFeedServer() as server:
         error = await failure(server.redirect("/r", target))
-        assert error.permanent
+        assert error.http_status is None
         assert len(server.requests) == 1
 
 
@@ -159,9 +171,9 @@ async def test_a_bad_status_has_its_words_and_says_when_to_come_back(
     async with FakeFeedServer() as server:
         error = await failure(server.serve("/x", b"", headers, status))
         assert words in error.message
-        assert (error.retry_after_s, error.http_status, error.permanent) == (retry_after_s, status, status == 410)
+        assert (error.retry_after_s, error.http_status) == (retry_after_s, status)
         again = pickle.loads(pickle.dumps(error))
-        assert (again, again.http_status, again.permanent) == (error, error.http_status, error.permanent)
+        assert (again, again.http_status) == (error, error.http_status)
 
 
 async def test_a_server_that_never_answers_is_given_up() -> None:

@@ -9,7 +9,7 @@ from collections.abc import AsyncIterator, Iterator
 
 import pytest
 
-from serve_app.errors import BadRequest, Cancelled, ContextLengthExceeded, FetchError, Overloaded, Unavailable
+from serve_app.errors import BadRequest, Cancelled, ContextLengthExceeded, FetchError, GenerationFailed, Overloaded, Unavailable
 from serve_app.feeds.loop import FeedsLoop
 from serve_app.messages import Article, ArticleQuery, Feed, Summary
 from serve_app.metrics import Metrics
@@ -149,7 +149,7 @@ async def test_a_busy_graph_costs_no_attempt_and_holds_all_articles_back(world: 
 
 async def test_an_article_that_keeps_failing_backs_off_and_ends_with_a_reason_while_others_go_on(world: World) -> None:
     world.fetcher.publish(URL).entry("a")
-    world.model.always = ContextLengthExceeded("the article does not fit")
+    world.model.always = GenerationFailed("the engine broke")
     async with world.running(settings_for(URL, max_attempts=3, retry_base_s=30.0)) as loop:
         await until(lambda: len(world.model.asked) == 1 and world.articles()["a"].attempts == 1)
         assert world.articles()["a"].next_try_at == world.clock() + 30
@@ -159,7 +159,7 @@ async def test_an_article_that_keeps_failing_backs_off_and_ends_with_a_reason_wh
         world.clock.pass_s(60)
         await until(lambda: world.articles()["a"].attempts == 3)
         failed = world.articles()["a"]
-        assert (failed.state, failed.reason, failed.next_try_at) == ("failed", "the article does not fit", None)
+        assert (failed.state, failed.reason, failed.next_try_at) == ("failed", "the engine broke", None)
         world.model.always = None
         world.clock.pass_s(1_000)
         world.fetcher.publish(URL).entry("b")
@@ -169,6 +169,15 @@ async def test_an_article_that_keeps_failing_backs_off_and_ends_with_a_reason_wh
         world.store.retry_article(failed.id, world.clock())
         loop.wake()
         await world.until_states(a="done", b="done")
+
+
+async def test_an_article_that_does_not_fit_fails_at_once(world: World) -> None:
+    world.fetcher.publish(URL).entry("a")
+    world.model.always = ContextLengthExceeded("the article does not fit")
+    async with world.running(settings_for(URL)):
+        await world.until_states(a="failed")
+    article = world.articles()["a"]
+    assert (article.reason, article.attempts, article.next_try_at) == ("the article does not fit", 1, None)
 
 
 @pytest.mark.parametrize(
@@ -229,12 +238,19 @@ async def test_added_feeds_and_other_settings_are_taken_up_when_woken(world: Wor
 
 
 async def test_a_feed_that_was_refused_is_looked_at_again_once_it_is_allowed(world: World) -> None:
-    world.fetcher.fail(URL, FetchError("private", permanent=True))
+    world.fetcher.fail(URL, FetchError("private"))
     async with world.running(settings_for(URL)) as loop:
         await until(lambda: bool(world.store.feeds()) and world.feed().state == "failing")
         world.fetcher.publish(URL).entry("a")
         loop.reconfigure(settings_for(URL, allow_private_hosts=("feed.test",)))
         await world.until_states(a="done")
+
+
+async def test_a_stop_during_the_first_check_leaves_it_to_the_next_start(world: World) -> None:
+    world.fetcher.hang(URL)
+    async with world.running(settings_for(URL)):
+        await world.fetcher.arrived.wait()
+    assert [feed.url for feed in world.store.due_feeds(world.clock())] == [URL]
 
 
 async def test_a_restart_asks_no_server_before_its_time(world: World) -> None:

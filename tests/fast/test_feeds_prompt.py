@@ -57,6 +57,12 @@ def test_a_long_text_is_cut_at_a_sentence_where_one_ends_late_enough() -> None:
     assert cut("一二三四五。六七八九十", 8) == "一二三四五。"
 
 
+@pytest.mark.parametrize("letter", ["ส", "A"])
+def test_a_text_without_spaces_is_cut_by_its_characters(letter: str) -> None:
+    assert cut(letter * 100_000, 20) == letter * 160 + " …"
+    assert cut(letter * 160, 20) == letter * 160
+
+
 @pytest.mark.parametrize(("text", "reason"), [("", "nothing"), (" \n\t", "nothing"), ("...", "only '...'"), ("- — !", "only '- — !'")])
 def test_an_empty_answer_is_no_summary(text: str, reason: str) -> None:
     assert reason in (accept(text) or "")
@@ -74,3 +80,26 @@ def test_an_empty_answer_is_no_summary(text: str, reason: str) -> None:
 def test_an_answer_is_stored_on_one_line_up_to_its_last_whole_sentence(text: str, finish: FinishReason, summary: str) -> None:
     assert accept(text) is None
     assert clean(text, finish) == summary
+
+
+@pytest.mark.parametrize(
+    ("text", "title", "summary"),
+    [
+        ("The longest row sets the price.\n\nEight people share.", "The longest row sets the price", "Eight people share."),
+        ("The longest row sets the price\nEight people share.", "The longest row sets the price", "Eight people share."),
+        ("THE LONGEST  ROW: eight people share.", "The longest row", "eight people share."),
+        ('"Who pays?" Eight people share.', "Who pays?", "Eight people share."),
+        ("**C++ (2026)** - Eight people share.", "C++ (2026)", "Eight people share."),
+        ("Python 3.15 is out.", "Python 3.15", "Python 3.15 is out."),
+        ("Paris, the capital, grows.", "Paris", "Paris, the capital, grows."),
+        ("Node.js is fast.", "Node", "Node.js is fast."),
+        ('"Who pays?" is asked.', "Who", '"Who pays?" is asked.'),
+        ('"Dune" is a book.', "Dune", '"Dune" is a book.'),
+        ("The longest row.", "The longest row", "The longest row."),
+        ("The longest row. ...", "The longest row", "The longest row. ..."),
+        ("One sentence.", "", "One sentence."),
+        ("One sentence.", "...", "One sentence."),
+    ],
+)
+def test_a_summary_does_not_begin_with_the_articles_title(text: str, title: str, summary: str) -> None:
+    assert clean(text, "stop", title) == summary

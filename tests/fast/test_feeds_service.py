@@ -24,6 +24,7 @@ class FakeAnswerCache:
 
     def __init__(self) -> None:
         self.asked: list[Ask] = []
+        self.next = answer()
         self._gate = asyncio.Event()
         self._gate.set()
 
@@ -36,7 +37,7 @@ class FakeAnswerCache:
     async def __call__(self, ask: Ask) -> Answer:
         self.asked.append(ask)
         await self._gate.wait()
-        return answer()
+        return self.next
 
 
 class World:
@@ -152,6 +153,24 @@ async def test_a_refreshed_feed_is_checked_again(world: World) -> None:
         await until(lambda: world.states() == {"a": "done", "b": "done"})
         with pytest.raises(NotFound):
             await service.refresh_feed("0" * 16)
+
+
+async def test_a_retried_article_is_asked_for_again_and_in_another_way(world: World) -> None:
+    world.server.entry("a")
+    world.cache.next = answer("...")
+    async with world.service() as service:
+        await service.tune(world.config(world.server.url(), max_attempts=1))
+        await until(lambda: world.states() == {"a": "failed"})
+        world.cache.next = answer()
+        article = world.articles()["a"]
+        assert (await service.retry_article(article.id)).state == "pending"
+        await until(lambda: world.states() == {"a": "done"})
+        first, second = (ask.generate.sampling for ask in world.cache.asked)
+        assert (first.greedy, first.seed, second.greedy, second.seed) == (True, None, False, 1)
+        with pytest.raises(Conflict, match="this article is done"):
+            await service.retry_article(article.id)
+        with pytest.raises(NotFound):
+            await service.retry_article("0" * 16)
 
 
 async def test_a_feed_of_the_configuration_cannot_be_removed(world: World) -> None:

@@ -13,7 +13,7 @@ import pytest
 from serve_app.api import graph_services
 from serve_app.api.app import build_app
 from serve_app.api.graph_services import GraphServices
-from serve_app.errors import Conflict, NotFound, Unavailable
+from serve_app.errors import Conflict, NotFound, Overloaded, Unavailable
 from serve_app.live import Live
 from serve_app.messages import Answer, ArticlePage, ArticleQuery, Ask, Item, ModelCard, Opening
 from serve_app.metrics import METRICS, Metrics
@@ -95,7 +95,7 @@ class World:
         now = time.time()
         seen, started = now - seen_s_ago, now - started_s_ago
         self.ledger.put_replica(
-            ReplicaRow(id, "tiny", "host", phase, started, seen, seen if stopped else None, 1.0, 2.0, 3.0, 0.05, 0.01, 4, 5, 0)
+            ReplicaRow(id, "tiny", "host", phase, started, seen, seen if stopped else None, 1.0, 2.0, 3.0, 0.0, 0.05, 0.01, 0.02, 4, 5, 0)
         )
 
     async def learn_card(self) -> None:
@@ -235,7 +235,8 @@ async def test_changes_of_feeds_go_to_feeds_and_its_errors_come_back(world: Worl
     assert (await world.services.add_feed(url)).url == url
     await world.services.refresh_feed("feed0")
     await world.services.remove_feed("feed0")
-    assert world.calls.asked == [("add_feed", url), ("refresh_feed", "feed0"), ("remove_feed", "feed0")]
+    await world.services.retry_article("a0")
+    assert world.calls.asked == [("add_feed", url), ("refresh_feed", "feed0"), ("remove_feed", "feed0"), ("retry_article", "a0")]
     world.calls.broken["add_feed"] = Conflict("it is there already")
     with pytest.raises(Conflict, match="it is there already"):
         await world.services.add_feed(url)
@@ -254,3 +255,22 @@ async def test_the_settings_are_those_of_the_moment(world: World) -> None:
     assert world.services.settings == IngressSettings()
     world.settings.update({"request_timeout_s": 5})
     assert world.services.settings == IngressSettings(request_timeout_s=5)
+
+
+@pytest.mark.parametrize("status", ["UPSCALING", "DOWNSCALING"])
+async def test_a_change_of_scale_does_not_make_it_unready(world: World, status: str) -> None:
+    await world.learn_card()
+    world.replica("ready")
+    world.calls.status = {**HEALTHY, "Model": (status, "a second replica is starting")}
+    assert await world.services.ready() == {"ready": True, "waiting_for": [], "errors": []}
+
+
+async def test_more_questions_than_max_in_flight_are_refused_with_a_time_to_come_back(world: World) -> None:
+    world.settings.update({"max_in_flight": 1})
+    first = world.services.stream(ask())
+    assert await anext(first) == Opening("miss", "key")
+    with pytest.raises(Overloaded) as refusal:
+        await world.services.answer(ask())
+    assert refusal.value.retry_after_s is not None
+    await first.aclose()
+    assert (await world.services.answer(ask())).text == ask().generate.messages[-1].content

@@ -14,7 +14,7 @@ from serve_app.store.ledger import Ledger, LedgerRow, ReplicaRow
 
 HOUR = 3600 * 100
 ROW = LedgerRow(HOUR, "tiny", "feed0", "miss", "stop", 1, 5, 2, 0.5, 1.5, 0.25, 0.125, 0.75)
-REPLICA = ReplicaRow("one", "tiny", "host", "ready", 100.0, 160.0, None, 10.0, 20.0, 30.0, 0.05, 0.01, 7, 50, 3)
+REPLICA = ReplicaRow("one", "tiny", "host", "ready", 100.0, 160.0, None, 10.0, 20.0, 30.0, 1.0, 0.05, 0.01, 0.02, 7, 50, 3)
 
 
 @pytest.fixture

@@ -109,7 +109,8 @@ def test_the_report_of_nothing_shows_dashes() -> None:
         "tokens    0 prompt, 0 completion\n"
         "latency   nothing answered yet\n"
         "batching  - rows per step, - of the rows wasted\n"
-        "compute   0.0 s spent; one at a time it would have been 0.0 s\n"
+        "compute   0.0 s spent, 0.0 s of it on answers that were given up\n"
+        "answers   0.0 s; one at a time they would have taken 0.0 s\n"
         "avoided   0.0 s by caching, 0.0 s by batching\n"
         "replicas  0 s = 0 used + 0 idle + 0 start-up\n"
         "cost      $0.000000 allocation (the bill), $0.000000 usage (the work)\n"
@@ -127,15 +128,18 @@ def test_the_report_shows_every_figure_with_its_unit(last_seen_at: float, unacco
         LedgerRow(7200, "tiny", "", "miss", "stop", 3, 300, 60, 4.0, 10.0, 0.0, 0.002, 6.0),
         LedgerRow(7200, "tiny", "", "hit", "stop", 1, 100, 20, 0.0, 0.0, 2.0, 0.0, 0.002),
     ]
-    replica = ReplicaRow("one", "tiny", "host", "ready", 100.0, last_seen_at, None, 20.0, 30.0, 40.0, 3.6, 0.03, 10, 30, 10)
-    data = costs.report(rows, [replica], [metrics.snapshot("AnswerCache", "one")], 200.0)
     lived = last_seen_at - 100
+    replica = ReplicaRow(
+        "one", "tiny", "host", "ready", 100.0, last_seen_at, None, 20.0, 30.0, 40.0, 5.0, 3.6, 0.03, lived / 1000, 10, 30, 10
+    )
+    data = costs.report(rows, [replica], [metrics.snapshot("AnswerCache", "one")], 200.0)
     assert render.report(data) == (
         "requests  4 (1 hit, 3 miss); hit ratio 25%\n"
         "tokens    400 prompt, 80 completion\n"
         "latency   hit p50 2 ms, p95 2 ms; miss p50 1.8 s, p95 2.4 s\n"
         "batching  3.0 rows per step, 25% of the rows wasted\n"
-        "compute   4.0 s spent; one at a time it would have been 10.0 s\n"
+        "compute   30.0 s spent, 5.0 s of it on answers that were given up\n"
+        "answers   4.0 s; one at a time they would have taken 10.0 s\n"
         "avoided   2.0 s by caching, 6.0 s by batching\n"
         f"replicas  {lived:.0f} s = 30 used + 40 idle + 20 start-up{unaccounted}\n"
         f"cost      ${lived / 1000:.4f} allocation (the bill), $0.0300 usage (the work)\n"

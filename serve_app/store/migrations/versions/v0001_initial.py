@@ -84,8 +84,10 @@ def upgrade() -> None:
         sa.Column("startup_s", sa.Float(), nullable=False),
         sa.Column("used_s", sa.Float(), nullable=False),
         sa.Column("idle_s", sa.Float(), nullable=False),
+        sa.Column("lost_s", sa.Float(), nullable=False),
         sa.Column("price_per_hour_usd", sa.Float(), nullable=False),
         sa.Column("cost_usd", sa.Float(), nullable=False),
+        sa.Column("allocation_usd", sa.Float(), nullable=False),
         sa.Column("steps", sa.Integer(), nullable=False),
         sa.Column("rows", sa.Integer(), nullable=False),
         sa.Column("wasted_rows", sa.Integer(), nullable=False),
@@ -101,13 +103,13 @@ def upgrade() -> None:
         sa.Column("author", sa.String(), nullable=False),
         sa.Column("published_at", sa.Float(), nullable=True),
         sa.Column("first_seen_at", sa.Float(), nullable=False),
-        sa.Column("text", sa.Text(), nullable=False),
         sa.Column("text_hash", sa.String(length=64), nullable=False),
         sa.Column("state", sa.String(), nullable=False),
         sa.Column("reason", sa.Text(), nullable=True),
         sa.Column("attempts", sa.Integer(), nullable=False),
         sa.Column("next_try_at", sa.Float(), nullable=True),
         sa.Column("updated_at", sa.Float(), nullable=False),
+        sa.Column("text", sa.Text(), nullable=False),
         sa.ForeignKeyConstraint(
             ["feed_id"],
             ["feeds.id"],
@@ -116,6 +118,8 @@ def upgrade() -> None:
         sa.UniqueConstraint("feed_id", "guid"),
     )
     with op.batch_alter_table("articles", schema=None) as batch_op:
+        batch_op.create_index("articles_feed_state", ["feed_id", "state"], unique=False)
+        batch_op.create_index("articles_shown_at", [sa.text("coalesce(published_at, first_seen_at)"), "id"], unique=False)
         batch_op.create_index("articles_state", ["state", "next_try_at"], unique=False)
         batch_op.create_index("articles_updated_at", ["updated_at"], unique=False)
 
@@ -146,6 +150,8 @@ def downgrade() -> None:
     with op.batch_alter_table("articles", schema=None) as batch_op:
         batch_op.drop_index("articles_updated_at")
         batch_op.drop_index("articles_state")
+        batch_op.drop_index("articles_shown_at")
+        batch_op.drop_index("articles_feed_state")
 
     op.drop_table("articles")
     op.drop_table("replicas")

@@ -1,0 +1,41 @@
+"""The engine benchmark, as small as it can be: a table for people, and a document for programs."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+
+import pytest
+
+from serve_app.bench import engine
+from tests.model.conftest import Embedded
+
+pytestmark = pytest.mark.model
+
+
+def test_a_run_gives_progress_a_table_and_a_document(embedded: Embedded) -> None:
+    said: list[str] = []
+    loaded = replace(embedded.loaded, threads=1)
+    document = json.loads(json.dumps(engine.run(loaded, (1, 2), num_articles=2, max_tokens=4, rounds=1, say=said.append)))
+    assert [line.split(":")[0] for line in said] == ["round 1 of 1, batch 1", "round 1 of 1, batch 2"]
+    assert set(document) == {"benchmark", "model", "workload", "conditions", "arms", "ratios"}
+    assert document["benchmark"] == "engine"
+    assert document["model"]["id"] == embedded.loaded.card.id
+    assert document["workload"] == {"name": "articles", "articles": 2, "max_tokens": 4, "rounds": 1}
+    assert {"cpu", "cores", "load_average", "python", "commit", "torch", "ray"} <= set(document["conditions"])
+    assert [arm["batch_size"] for arm in document["arms"]] == [1, 2]
+    for arm in document["arms"]:
+        assert set(arm) == {
+            "batch_size",
+            "articles_per_min",
+            "prompt_tokens_per_s",
+            "completion_tokens_per_s",
+            "ttft_p50_s",
+            "wasted_row_share",
+        }
+        assert min(arm["articles_per_min"], arm["prompt_tokens_per_s"], arm["completion_tokens_per_s"], arm["ttft_p50_s"]) > 0
+        assert 0 <= arm["wasted_row_share"] < 1
+    assert document["ratios"]["articles"]["best_batch_size"] in (1, 2)
+    lines = engine.table(document).splitlines()
+    assert len(lines) == 4
+    assert lines[-1].startswith(f"batches of {document['ratios']['articles']['best_batch_size']} do ")
