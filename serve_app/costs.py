@@ -93,9 +93,9 @@ def _requests(rows: Sequence[LedgerRow]) -> dict[str, Any]:
     total = sum(by_outcome.values())
     return {
         "total": total,
-        "by_outcome": dict(by_outcome),
+        "by_outcome": {outcome: count for outcome, count in by_outcome.items() if count},
         "by_ending": dict(by_ending),
-        "hit_ratio": _per(by_outcome["hit"] + by_outcome["join"], total),
+        "hit_ratio": _per(by_outcome["hit"] + by_outcome["join"], total - by_outcome["refused"]),
         "token_hit_ratio": _per(tokens_avoided, sum(row.completion_tokens for row in rows)),
         "compute_s": sum(row.compute_s for row in rows),
         "avoided_s": sum(row.avoided_s for row in rows),
@@ -105,7 +105,7 @@ def _requests(rows: Sequence[LedgerRow]) -> dict[str, Any]:
 
 def _latency(rows: Sequence[LedgerRow], snapshots: Sequence[Snapshot]) -> dict[str, dict[str, float | None]]:
     result: dict[str, dict[str, float | None]] = {}
-    for outcome, of_outcome in _grouped(rows, "outcome").items():
+    for outcome, of_outcome in _grouped((row for row in rows if row.outcome != "refused"), "outcome").items():
         total = _total(of_outcome)
         buckets = _buckets(snapshots, "frugal_cache_answer_seconds", {"outcome": outcome})
         quantiles = {name: quantile(buckets, share) for name, share in QUANTILES.items()}

@@ -2,7 +2,8 @@
 
     Ingress -> AnswerCache -> Model        Ingress -> Feeds -> AnswerCache
 
-Each deployment is a shell: it wires a plain class to handles and nothing more. Tests: tests/ray.
+Each deployment is a shell: it wires a plain class to handles and nothing more. It imports that class when it is made: each replica is a
+process of its own, and importing what the others need took two seconds of every start on two cores. Tests: tests/ray.
 
 No `from __future__ import annotations` here: it would turn the builder's annotation into a string, which Serve silently ignores.
 """
@@ -17,15 +18,12 @@ from ray import serve
 from ray.serve.config import RequestRouterConfig
 from ray.serve.handle import DeploymentHandle
 
-from serve_app.cache.shard import AnswerShard
 from serve_app.errors import FrugalError, ModelChanged
-from serve_app.feeds.service import FeedsService
 from serve_app.handles import Calls, ModelHandle, as_value, whole_answer
 from serve_app.live import Live
 from serve_app.messages import Answer, Article, Ask, Failed, Feed, Generate, Item, ModelCard
 from serve_app.metrics import Snapshot
 from serve_app.model.engine import Stream
-from serve_app.model.replica import ModelReplica
 from serve_app.settings import AppSettings, IngressSettings
 
 ROUTER = RequestRouterConfig(
@@ -48,6 +46,8 @@ class ModelDeployment:
     """One replica of the weights; Serve starts and stops replicas by the requests that wait."""
 
     async def __init__(self, app: AppSettings) -> None:  # type: ignore[misc]  # Serve awaits it
+        from serve_app.model.replica import ModelReplica
+
         self._replica = ModelReplica(app, _replica_id(), _session())
         await self._replica.start()
 
@@ -96,6 +96,8 @@ class AnswerCacheDeployment:
     """One shard of the answers: every question always comes to the same one."""
 
     def __init__(self, app: AppSettings, model: DeploymentHandle) -> None:
+        from serve_app.cache.shard import AnswerShard
+
         self._model = ModelHandle(model, app.model.id)
         self._shard = AnswerShard(app, self._generate, self._fingerprint, self._model.promote, _session())
         self._shard.start()
@@ -144,6 +146,8 @@ class FeedsDeployment:
     """Exactly one replica: the loop that checks feeds and has their articles summarised."""
 
     def __init__(self, app: AppSettings, answers: DeploymentHandle) -> None:
+        from serve_app.feeds.service import FeedsService
+
         self._answers = answers
         self._service = FeedsService(app, _replica_id(), self._answer, _session())
 

@@ -134,7 +134,7 @@ class Launcher:
         for line in [*state["waiting_for"], *(f"error: {error}" for error in state["errors"])]:
             if line not in said:
                 said.add(line)
-                self._say(line)
+                self._say(f"{time.monotonic() - self._started:4.0f} s  {line}")
         for item in state["waiting_for"]:
             if ": failed: " in item:
                 raise StartError(item.split(": failed: ", 1)[1])

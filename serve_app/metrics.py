@@ -37,7 +37,7 @@ METRICS: dict[str, Spec] = {
     "frugal_http_requests_total": Spec("counter", "HTTP requests by route template and status.", ("method", "route", "status")),
     "frugal_http_request_seconds": Spec("histogram", "From the request's head to the end of the reply's body.", ("route",)),
     # AnswerCache
-    "frugal_cache_requests_total": Spec("counter", "Answers by how they were made: hit, join, miss, bypass.", ("model", "outcome")),
+    "frugal_cache_requests_total": Spec("counter", "Questions by how they were answered, or refused.", ("model", "outcome")),
     "frugal_cache_answer_seconds": Spec("histogram", "From the question to the answer's end.", ("outcome",)),
     "frugal_cache_avoided_compute_seconds_total": Spec("counter", "Compute-seconds of the answers that were not made again.", ("model",)),
     "frugal_cache_in_flight": Spec("gauge", "Generations that callers share at this moment."),

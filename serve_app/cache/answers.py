@@ -77,7 +77,7 @@ class Answers:
         try:
             flight, outcome = await self._board(ask)
         except FrugalError:
-            self.books.caller(ask, "bypass", "refused", None, time.monotonic() - started)
+            self.books.refused(ask)
             raise
         try:
             yield Opening(outcome, flight.key, flight.age_s)

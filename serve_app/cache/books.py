@@ -39,6 +39,11 @@ class Books:
         self._metrics.inc("frugal_cache_avoided_compute_seconds_total", avoided_s, model=model)
         self._metrics.observe("frugal_cache_answer_seconds", latency_s, outcome=outcome)
 
+    def refused(self, ask: Ask) -> None:
+        """Somebody was turned away before an answer began: too many at once, or no model yet."""
+        self._add(ask, "refused", "error", requests=1)
+        self._metrics.inc("frugal_cache_requests_total", model=ask.generate.model, outcome="refused")
+
     def generation(self, ask: Ask, outcome: Outcome, finish: Finish) -> None:
         """A generation ended and cost something."""
         self._add(ask, outcome, finish.reason, compute_s=finish.compute_s, alone_s=finish.alone_s, cost_usd=finish.cost_usd)
@@ -53,7 +58,7 @@ class Books:
         for row in rows:
             self._rows.setdefault(row.key, LedgerRow(*row.key)).add(row)  # type: ignore[arg-type]
 
-    def _add(self, ask: Ask, outcome: Outcome, ending: str, **sums: float) -> None:
+    def _add(self, ask: Ask, outcome: str, ending: str, **sums: float) -> None:
         hour = int(self._now()) // 3600 * 3600
         row = LedgerRow(hour, ask.generate.model, ask.feed_id, outcome, ending, **sums)  # type: ignore[arg-type]
         self.give_back([row])

@@ -284,4 +284,4 @@ async def test_a_refused_caller_is_in_the_books() -> None:
         await desk.answers.whole(ask("two"))
     desk.model.finish()
     await first
-    assert {(row.outcome, row.ending): row.requests for row in desk.answers.books.take()} == {("bypass", "refused"): 1, ("miss", "stop"): 1}
+    assert {(row.outcome, row.ending): row.requests for row in desk.answers.books.take()} == {("refused", "error"): 1, ("miss", "stop"): 1}

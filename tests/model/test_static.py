@@ -3,18 +3,14 @@
 from __future__ import annotations
 
 import asyncio
-import time
 from collections.abc import Iterator
 
 import pytest
-import torch
 
 from serve_app.errors import ContextLengthExceeded
 from serve_app.messages import Chunk, Failed, Finish, Generate, Message, Sampling
 from serve_app.metrics import Metrics
-from serve_app.model.batch import generation_config
 from serve_app.model.engine import Stream
-from serve_app.model.prompts import encode
 from serve_app.model.static import StaticEngine
 from serve_app.settings import ModelTuning
 from tests.model.conftest import Embedded
@@ -74,31 +70,3 @@ async def test_a_stop_string_is_cut_from_the_text(engine: StaticEngine) -> None:
     assert text.endswith("P")
     assert isinstance(items[-1], Finish)
     assert items[-1].reason == "stop"
-
-
-async def test_static_batches_cost_no_more_than_generate_alone(embedded: Embedded, engine: StaticEngine) -> None:
-    """In CPU seconds of the process, which busy neighbours do not change; in turns, the best of three (equal within 10 % when measured)."""
-    requests = [ask(question, max_tokens=16, ignore_eos=True) for question in (*QUESTIONS, "Name a tree.", "Name a city.")]
-    pairs = [(await _seconds(engine, requests), await asyncio.to_thread(_generate_seconds, embedded, requests)) for _ in range(3)]
-    assert min(ours for ours, _ in pairs) < 1.15 * min(plain for _, plain in pairs)
-
-
-async def _seconds(engine: StaticEngine, requests: list[Generate]) -> float:
-    started_at = time.process_time()
-    streams = [Stream(request) for request in requests]
-    engine.admit(streams)
-    await asyncio.gather(*map(read, streams))
-    return time.process_time() - started_at
-
-
-def _generate_seconds(embedded: Embedded, requests: list[Generate]) -> float:
-    loaded = embedded.loaded
-    torch.set_num_threads(loaded.threads)
-    prompts = [encode(loaded.tokenizer, request, 2048) for request in requests]
-    width = max(map(len, prompts))
-    ids = torch.tensor([[loaded.pad_id] * (width - len(prompt)) + prompt for prompt in prompts])
-    mask = torch.tensor([[0] * (width - len(prompt)) + [1] * len(prompt) for prompt in prompts])
-    started_at = time.process_time()
-    with torch.inference_mode():
-        loaded.model.generate(input_ids=ids, attention_mask=mask, generation_config=generation_config(16, loaded.pad_id))
-    return time.process_time() - started_at
