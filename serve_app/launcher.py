@@ -38,6 +38,7 @@ SERVE_RUN = (sys.executable, "-c", "from ray.serve.scripts import cli; cli()", "
 
 # What Serve's controller (2.60: ray/serve/_private/application_state.py) logs when it gives an application up. Only Ingress tells more, and
 # where it is Ingress or `build` that failed there is nobody to ask.
+DASHBOARD = re.compile(r"View the dashboard at \S*?((?:\d+\.){3}\d+:\d+)")  # 8265, or the next free port
 GIVEN_UP = re.compile(
     r"Deploying app '.*' failed with exception:|Runtime env setup for app '.*' failed:|Failed to update the deployments \["
     r"|Unexpected error occurred while (?:deploying application|applying config for application)"
@@ -56,7 +57,7 @@ class Launcher:
     def __init__(self, path: pathlib.Path, config: CheckedConfig, say: Say, program: Sequence[str] = SERVE_RUN) -> None:
         self._path = path
         self._config = config
-        self._say = say
+        self._print = say
         self._program = program
         self._stop = threading.Event()
         self._started = time.monotonic()
@@ -80,6 +81,10 @@ class Launcher:
             self._end()
             for number, handler in previous.items():
                 signal.signal(number, handler)
+
+    def _say(self, line: str) -> None:
+        with contextlib.suppress(OSError):  # the terminal was closed: that ends the program in order, not in the middle of a line
+            self._print(line)
 
     def _on_signal(self, _number: int, _frame: FrameType | None) -> None:
         self._stop.set()
@@ -160,7 +165,8 @@ class Launcher:
         self._say(f"  digest page   {self.url}/")
         self._say(f"  API           {self.url}/v1   (documented at {self.url}/docs)")
         self._say(f"  report        {self.url}/v1/report   or: frugal-serve report")
-        self._say("  Ray dashboard http://127.0.0.1:8265   (asks for the token that `ray get-auth-token` prints)")
+        if found := DASHBOARD.search(self._log.read_text(errors="replace")):
+            self._say(f"  Ray dashboard http://{found[1]}/   (asks for the token that `ray get-auth-token` prints)")
         self._say("Ctrl-C stops it.")
 
     def _show_articles(self, client: Client, before: str) -> str:
