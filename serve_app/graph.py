@@ -19,7 +19,7 @@ from ray.serve.config import RequestRouterConfig
 from ray.serve.handle import DeploymentHandle
 
 from serve_app.errors import FrugalError, ModelChanged
-from serve_app.handles import Calls, ModelHandle, as_value, whole_answer
+from serve_app.handles import Calls, ModelHandle, actor_started_at, as_value, whole_answer
 from serve_app.live import Live
 from serve_app.messages import Answer, Article, Ask, Failed, Feed, Generate, Item, ModelCard
 from serve_app.metrics import Snapshot
@@ -46,9 +46,10 @@ class ModelDeployment:
     """One replica of the weights; Serve starts and stops replicas by the requests that wait."""
 
     async def __init__(self, app: AppSettings) -> None:  # type: ignore[misc]  # Serve awaits it
+        started_at = actor_started_at()
         from serve_app.model.replica import ModelReplica
 
-        self._replica = ModelReplica(app, _replica_id(), _session())
+        self._replica = ModelReplica(app, _replica_id(), _session(), started_at=started_at)
         await self._replica.start()
 
     async def reconfigure(self, user_config: dict[str, Any]) -> None:

@@ -55,16 +55,23 @@ def load_engine(app: AppSettings, threads: int, report: Report) -> MakeEngine:
 
 
 class ModelReplica:
-    """Create it first thing in the actor: its time counts from here."""
+    """`started_at`: the actor's start in Unix time, from which this replica's time counts; by default now."""
 
     def __init__(
-        self, app: AppSettings, replica_id: str, session: str = "", load: Callable[[AppSettings, int, Report], MakeEngine] = load_engine
+        self,
+        app: AppSettings,
+        replica_id: str,
+        session: str = "",
+        load: Callable[[AppSettings, int, Report], MakeEngine] = load_engine,
+        started_at: float | None = None,
     ) -> None:
         self._app = app
         self._load_engine = load
         self._id = replica_id
         self._host = socket.gethostname()
-        self._started_at, self._started_clock = time.time(), time.monotonic()
+        now, clock = time.time(), time.monotonic()
+        self._started_at = now if started_at is None else min(started_at, now)
+        self._started_clock = clock - (now - self._started_at)
         self._tuning = Live(ModelTuning, "Model.user_config", app.kept_settings("Model"), session)
         self._database = Database(app.database)
         self._ledger = Ledger(self._database)

@@ -282,3 +282,15 @@ async def test_a_replica_whose_engine_is_gone_must_be_replaced(home: Home) -> No
     engine.close(0)
     with pytest.raises(RuntimeError, match="thread is gone"):
         replica.check()
+
+
+async def test_what_passed_before_our_first_line_is_start_up_and_part_of_the_bill(tmp_path: pathlib.Path) -> None:
+    database = Database(AppSettings(data_dir=str(tmp_path)).database)
+    began = time.time() - 3600
+    replica = ModelReplica(AppSettings(data_dir=str(tmp_path)), "early", load=Loading(), started_at=began)
+    await replica.beat(stopped=True)
+    (row,) = Ledger(database).replicas()
+    database.close()
+    assert row.started_at == began
+    assert row.startup_s == pytest.approx(row.last_seen_at - began, abs=0.1)
+    assert row.allocation_usd == pytest.approx(ModelTuning().price_per_replica_hour_usd, rel=0.01)
