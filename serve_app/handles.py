@@ -131,8 +131,8 @@ async def whole_answer(answers: DeploymentHandle, ask: Ask) -> Answer:
     with translated("AnswerCache"):
         for _ in range(MAX_TRIES - 1):
             with contextlib.suppress(*LOST):
-                return _answer(await call.remote(ask))
-        return _answer(await call.remote(ask))
+                return await _answered(call.remote(ask))
+        return await _answered(call.remote(ask))
 
 
 async def retried(call: Callable[[], Any], who: str) -> AsyncGenerator[Item, None]:
@@ -196,8 +196,12 @@ async def _broadcast(handle: DeploymentHandle, method: str) -> list[Any]:
         return []
 
 
-def _answer(value: Any) -> Answer:
-    answer: Answer = _raised(value)
+async def _answered(response: Any) -> Answer:
+    try:
+        answer: Answer = _raised(await response)
+    except asyncio.CancelledError:
+        response.cancel()  # Serve does this by itself only for what one of its requests began, and the Feeds loop is none
+        raise
     return answer
 
 
