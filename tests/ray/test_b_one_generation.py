@@ -13,6 +13,7 @@ TEXT = "Explain in detail why a shared answer costs less than sixty-four separat
 
 
 async def test_64_callers_of_one_new_key_share_one_generation_and_the_first_one_leaves(program: Program) -> None:
+    program.wait_for(lambda: program.articles(state="done") and not program.articles(state="pending"), 300)  # nobody else generates
     before = program.metric("frugal_engine_requests_total")
     limits = httpx.Limits(max_connections=100)
     async with httpx.AsyncClient(base_url=program.url, timeout=120, limits=limits, trust_env=False) as client:
