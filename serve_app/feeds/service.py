@@ -54,6 +54,8 @@ class FeedsService:
             fetcher = Fetcher(settings)
             self._loop = FeedsLoop(self._store, fetcher, self._ask, self.metrics, self._holder, time.time, settings, model=self._model)
             self._task = asyncio.create_task(self._loop.run())
+            # Its first turn, before anybody asks `check`: where Serve runs us on its own event loop it does so at once.
+            await asyncio.sleep(0)
             return
         self._loop.reconfigure(settings)
 
