@@ -7,7 +7,7 @@ import json
 import os
 import pathlib
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import click
@@ -30,15 +30,62 @@ def main() -> None:
 
 @main.command()
 @CONFIG
-def serve(config: pathlib.Path) -> None:
+@click.option("--background", is_flag=True, help="Come back when it is ready; `stop`, `status` and `logs` find it.")
+@click.option(
+    "--profile",
+    type=click.Choice(["auto", "fast", "plain"]),
+    default="auto",
+    show_default=True,
+    help="fast: HAProxy in front and Serve's throughput settings; plain: Serve's Python proxy.",
+)
+def serve(config: pathlib.Path, background: bool, profile: Any) -> None:
     """Start the program on CONFIG and serve until Ctrl-C."""
-    from serve_app.launcher import Launcher, StartError
+    from serve_app.program import launcher
+    from serve_app.program.profile import ProfileError, choose
 
-    checked = _checked(config)
+    peek = _peeked(config)
     try:
-        Launcher(config, checked, lambda line: click.echo(line)).run()
-    except StartError as error:
+        if background:
+            launcher.background(config, ("--profile", profile), peek, click.echo)
+        else:
+            launcher.Launcher(config, peek, choose(profile, peek.app.data_path), click.echo).run()
+    except (launcher.StartError, ProfileError) as error:
         _fail(str(error))
+
+
+@main.command()
+@CONFIG
+def stop(config: pathlib.Path) -> None:
+    """End the program that runs on CONFIG's data folder, and what a killed one left there."""
+    from serve_app.program import leftovers, runfile
+    from serve_app.program.launcher import STOP_S
+
+    peek = _peeked(config)
+    folder = peek.app.data_path
+    run = runfile.RunFile(folder).read()
+    if run is not None and not runfile.stop(run, peek.drain_s + STOP_S + 4):
+        _fail(f"process {run.pid} does not end; look at {folder / 'serve.log'}")
+    left = leftovers.find(folder)
+    still = leftovers.end(left)
+    if still:
+        _fail(f"cannot end {leftovers.described(still)}; end it yourself")
+    click.echo("stopped" if run is not None or left else f"nothing runs on {folder}")
+
+
+@main.command()
+@CONFIG
+@click.option("--lines", "-n", type=click.IntRange(0), default=100, show_default=True, help="The last so many lines.")
+@click.option("--follow", "-f", is_flag=True, help="Go on with what comes, until Ctrl-C.")
+def logs(config: pathlib.Path, lines: int, follow: bool) -> None:
+    """Print the log of the program that runs, or ran last, on CONFIG's data folder."""
+    from serve_app.program import tail
+
+    path = _peeked(config).app.data_path / "serve.log"
+    if not path.exists():
+        _fail(f"{path}: there is no log yet; start the program with `frugal-serve serve`")
+    with contextlib.suppress(KeyboardInterrupt):
+        for line in tail.lines(path, lines, follow=follow):
+            click.echo(line)
 
 
 @main.command()
@@ -98,13 +145,24 @@ def report(as_json: bool, url: str) -> None:
 
 
 @main.command()
+@click.option("--watch", is_flag=True, help="Again every two seconds, until Ctrl-C.")
+@click.option("--dashboard", envvar="RAY_DASHBOARD_ADDRESS", help="Ray's dashboard; by default that of the run on this machine.")
 @JSON
 @URL
-def status(as_json: bool, url: str) -> None:
-    """Print whether the server is ready, or what it is waiting for."""
-    with _server(url) as client:
-        data = client.get("/ready")
-        click.echo(json.dumps(data) if as_json else render.ready(data))
+def status(watch: bool, dashboard: str | None, as_json: bool, url: str) -> None:
+    """Print whether the server is ready, and every deployment and replica as Serve sees it."""
+    from serve_app.program import tail
+    from serve_app.serve_status import state
+
+    dashboard = dashboard or _own_dashboard()
+    with _server(url) as client, contextlib.suppress(KeyboardInterrupt):
+        for again in tail.every(tail.WATCH_S, forever=watch):
+            data = state(client, dashboard)
+            if again and not as_json:
+                click.clear()
+            click.echo(json.dumps(data) if as_json else render.status(data))
+            if data["note"] and not as_json:
+                click.echo(data["note"], err=True)
         if not data["ready"]:
             sys.exit(1)
 
@@ -192,10 +250,31 @@ def bench_engine(config: pathlib.Path, articles: int, max_tokens: int, rounds: i
 def _checked(path: pathlib.Path) -> Any:
     from serve_app.config_file import load_config
 
+    return _told(path, load_config)
+
+
+def _told(path: pathlib.Path, load: Callable[[pathlib.Path], Any]) -> Any:
     try:
-        return load_config(path)
+        return load(path)
     except ConfigError as error:
         _fail("\n".join(f"{path}: {problem}" if not problem.startswith(str(path)) else problem for problem in error.problems))
+
+
+def _peeked(path: pathlib.Path) -> Any:
+    from serve_app.program.peek import peek
+
+    return _told(path, peek)
+
+
+def _own_dashboard() -> str | None:
+    """Of the run on the configuration in the current folder."""
+    from serve_app.program.peek import peek
+    from serve_app.program.runfile import RunFile
+
+    with contextlib.suppress(ConfigError):
+        run = RunFile(peek(pathlib.Path("serve_config.yaml")).app.data_path).read()
+        return run.dashboard if run is not None else None
+    return None
 
 
 @contextlib.contextmanager

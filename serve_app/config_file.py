@@ -52,7 +52,7 @@ def load_config(path: pathlib.Path) -> CheckedConfig:
     Raises:
         ConfigError: one line per mistake, `where: what; remedy`.
     """
-    return check_config(_read(path))
+    return check_config(read(path))
 
 
 def check_config(data: dict[str, Any]) -> CheckedConfig:
@@ -60,6 +60,11 @@ def check_config(data: dict[str, Any]) -> CheckedConfig:
     found = list(_serve_problems(data))
     if found:
         raise ConfigError("\n".join(found))
+    return check_ours(data)
+
+
+def check_ours(data: dict[str, Any]) -> CheckedConfig:
+    """Check our part of data that has Serve's shape; where that was not checked, any exception may come."""
     index, app_data = _our_application(data)
     where = f"applications[{index}]"
     deployments = {entry["name"]: entry for entry in app_data.get("deployments", [])}
@@ -74,7 +79,12 @@ def check_config(data: dict[str, Any]) -> CheckedConfig:
     return checked
 
 
-def _read(path: pathlib.Path) -> dict[str, Any]:
+def read(path: pathlib.Path) -> dict[str, Any]:
+    """The file's YAML.
+
+    Raises:
+        ConfigError: it is none, or no mapping.
+    """
     try:
         data = yaml.safe_load(path.read_text(encoding="utf-8"))
     except FileNotFoundError:

@@ -136,6 +136,7 @@ def _replica(replica: ReplicaRow) -> dict[str, Any]:
         "id": replica.id,
         "model": replica.model,
         "host": replica.host,
+        "phase": replica.phase,
         "started_at": replica.started_at,
         "stopped_at": replica.stopped_at,
         "last_seen_at": replica.last_seen_at,

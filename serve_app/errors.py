@@ -120,6 +120,21 @@ class Unavailable(FrugalError):
     code = "unavailable"
 
 
+class Stopping(Unavailable):
+    """The program ends; nothing new is begun."""
+
+    code = "stopping"
+
+    def __init__(
+        self,
+        message: str = "the server is stopping; send the request again when it has started",
+        *,
+        param: str | None = None,
+        retry_after_s: float | None = 30.0,  # what a stop and a start take on a small machine
+    ) -> None:
+        super().__init__(message, param=param, retry_after_s=retry_after_s)
+
+
 class ModelChanged(Unavailable):
     """The replica that got this request serves other weights than those the answer was to come from."""
 

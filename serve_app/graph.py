@@ -120,6 +120,10 @@ class AnswerCacheDeployment:
     async def flush(self) -> None:
         await self._shard.flush()
 
+    async def give_up(self) -> None:
+        """The program stops and its time to drain is over: everybody who still waits gets an error."""
+        await self._shard.answers.close()
+
     async def snapshot(self) -> Snapshot:
         return self._shard.metrics.snapshot("AnswerCache", _replica_id())
 
@@ -196,7 +200,7 @@ class IngressDeployment:
     def __serve_build_asgi_app__(self) -> Any:
         from serve_app.api.app import build_app
 
-        return build_app(self.services)
+        return build_app(self.services, sends_request_id=False)  # Serve puts it on the reply, once more would be twice
 
     async def reconfigure(self, user_config: dict[str, Any]) -> None:
         self._settings.update(user_config)
@@ -206,6 +210,14 @@ class IngressDeployment:
 
     async def settings_error(self) -> str | None:
         return self._settings.error
+
+    async def refuse_new(self) -> float:
+        """See GraphServices; program/driver.py asks before it ends the program."""
+        return self.services.refuse_new()
+
+    async def num_running(self) -> int:
+        """Answers that somebody waits for."""
+        return self.services.num_running
 
     async def __del__(self) -> None:
         await self.services.stop()

@@ -82,6 +82,26 @@ def ready(data: dict[str, Any]) -> str:
     return "\n".join(lines + [f"error: {error}" for error in data["errors"]])
 
 
+def status(data: dict[str, Any]) -> str:
+    """What `serve_status.state` found: readiness, then a line per deployment, replica and model."""
+    lines = [ready(data)]
+    for deployment in data["deployments"] or []:
+        replicas = deployment["replicas"]
+        lines.append(f"{deployment['name']:<12} {deployment['status'].lower():<12} {len(replicas)} of {deployment['target']} replicas")
+        lines += [f"  {replica['id']}  {replica['state'].lower():<10} process {replica['pid'] or '-'}" for replica in replicas]
+        if deployment["message"] and deployment["status"] != "HEALTHY":
+            lines.append(_wrapped(_plain(deployment["message"])))
+    if data["models"]:
+        lines.append("model replicas")
+        lines += [_model_replica(replica) for replica in data["models"]]
+    return "\n".join(lines)
+
+
+def _model_replica(replica: dict[str, Any]) -> str:
+    seconds = f"{replica['startup_s']:.0f} s start-up, {replica['used_s']:.0f} s used, {replica['idle_s']:.0f} s idle"
+    return f"  {replica['id']}  {_plain(replica['phase'])}; {seconds}"
+
+
 def spoken(text: str) -> str:
     """A model's words: they keep their lines and joined characters, and steer the terminal no more than a feed does."""
     return "".join(char if char.isprintable() or char in "\n\t\u200c\u200d" else " " for char in text)

@@ -152,6 +152,7 @@ class IngressSettings(Settings):
     max_body_bytes: int = Field(1_000_000, ge=1_000)
     max_in_flight: int = Field(512, ge=1, le=900, description="completions at once per replica; more are refused with a 429")
     request_timeout_s: Seconds = Field(600, gt=0)
+    drain_s: Seconds = Field(5, ge=0, le=600, description="at a stop, running answers may end within this time; the rest gets an error")
 
     @model_validator(mode="after")
     def _plain_origins(self) -> IngressSettings:
@@ -177,6 +178,9 @@ class ModelTuning(Settings):
     max_batch_size: int = Field(16, ge=1, le=256, description="rows that decode together")
     batch_wait_timeout_s: Seconds = Field(0.02, ge=0, le=1, description="how long @serve.batch waits for company")
     max_waiting: int = Field(256, ge=1, description="requests queued in the engine; more are refused with a 429")
+    max_chunks_per_s: float = Field(
+        500, gt=0, description="pieces of text that a replica sends, all its streams together; above it, tokens travel together"
+    )
     batch_starvation_s: Seconds = Field(30, ge=0, description="a low-priority request older than this is served as an interactive one")
     price_per_replica_hour_usd: float = Field(0.05, ge=0, description="what one replica costs you per hour, busy or idle")
 

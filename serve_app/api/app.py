@@ -43,8 +43,8 @@ class Application(FastAPI):
         return self.openapi_schema
 
 
-def build_app(services: Services) -> FastAPI:
-    """The application over a graph. It keeps no state of its own."""
+def build_app(services: Services, *, sends_request_id: bool = True) -> FastAPI:
+    """The application over a graph. It keeps no state of its own. `sends_request_id`: nobody around it puts the id on the reply."""
     app = Application(
         title="Frugal Serve",
         version=serve_app.__version__,
@@ -55,6 +55,7 @@ def build_app(services: Services) -> FastAPI:
         middleware=[Middleware(layer, services) for layer in AROUND],
     )
     app.state.services = services
+    app.state.sends_request_id = sends_request_id
     failures.install(app)
     for router in (completions.router, system.router, articles.router, pages.router):
         app.include_router(router)

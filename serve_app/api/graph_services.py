@@ -14,7 +14,7 @@ from typing import Any, Protocol
 
 from serve_app.costs import report
 from serve_app.drain import Drain
-from serve_app.errors import Overloaded
+from serve_app.errors import Overloaded, Stopping
 from serve_app.live import Live
 from serve_app.messages import Answer, Article, ArticlePage, ArticleQuery, Ask, Feed, Item, ModelCard
 from serve_app.metrics import Metrics, Snapshot, render
@@ -59,6 +59,7 @@ class GraphServices:
         self._ledger = Ledger(self._database)
         self._cards: tuple[ModelCard, ...] = ()
         self._num_asking = 0
+        self._refusing = False
         self._drain = Drain(time.monotonic)
         self._task: asyncio.Task[None] | None = None
         self.own_metrics = Metrics()
@@ -76,6 +77,16 @@ class GraphServices:
         if self._task is not None:
             self._task.cancel()
         self._database.close()
+
+    def refuse_new(self) -> float:
+        """From now on nobody may ask for an answer: the program stops. Seconds that the running ones may still take."""
+        self._refusing = True
+        return self.settings.drain_s
+
+    @property
+    def num_running(self) -> int:
+        """Answers that somebody waits for."""
+        return self._num_asking
 
     def model_ids(self) -> tuple[str, ...]:
         return (self._app.model.id,)
@@ -144,6 +155,8 @@ class GraphServices:
     @contextmanager
     def _counted(self) -> Iterator[None]:
         """One request for an answer; the others of this replica (pages, health) must always find room beside them."""
+        if self._refusing:
+            raise Stopping
         if self._num_asking >= self.settings.max_in_flight:
             message = f"{self._num_asking} requests are being answered, the most this replica takes; try again later"
             raise Overloaded(message, retry_after_s=self._drain.retry_after_s())

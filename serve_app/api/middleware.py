@@ -48,7 +48,8 @@ class RequestId(_Around):
         async def send_with_id(message: Message) -> None:
             if message["type"] == "http.response.start":
                 headers = MutableHeaders(scope=message)
-                headers["x-request-id"] = request_id
+                if scope["app"].state.sends_request_id:
+                    headers["x-request-id"] = request_id
                 headers["x-content-type-options"] = "nosniff"
             await send(message)
 

@@ -19,7 +19,7 @@ from serve_app.cache.books import Books
 from serve_app.cache.flight import Flight
 from serve_app.cache.key import answer_key
 from serve_app.drain import Drain
-from serve_app.errors import Cancelled, FrugalError, GenerationFailed, Overloaded
+from serve_app.errors import Cancelled, FrugalError, GenerationFailed, Overloaded, Stopping
 from serve_app.messages import Answer, Ask, Chunk, Failed, Finish, Generate, Item, Opening, Outcome, Priority
 from serve_app.metrics import Metrics
 from serve_app.settings import CacheSettings
@@ -65,6 +65,7 @@ class Answers:
         self._flights: set[Flight] = set()
         self._drain = Drain(now)
         self._background: set[asyncio.Task[None]] = set()
+        self._given_up = False
 
     async def stream(self, ask: Ask) -> AsyncGenerator[Item, None]:
         """One Opening, chunks, and one ending.
@@ -110,7 +111,8 @@ class Answers:
         raise GenerationFailed("the answer broke off before its end; send the request again")
 
     async def close(self) -> None:
-        """End every flight; those who wait get a Cancelled."""
+        """End every flight, and take no more; those who wait get a Cancelled."""
+        self._given_up = True
         tasks = [flight.task for flight in self._flights if flight.task]
         for task in tasks:
             task.cancel()
@@ -142,6 +144,8 @@ class Answers:
             policy = replace(policy, max_age_s=0)  # the stored one is too old: only a live or a new answer will do
 
     def _take_off(self, key: str, ask: Ask, *, shared: bool, read: bool) -> Flight:
+        if self._given_up:
+            raise Stopping
         if len(self._flights) >= self.settings.max_in_flight:
             message = f"{len(self._flights)} answers are being made, the most this replica takes; try again later"
             raise Overloaded(message, retry_after_s=self._drain.retry_after_s())

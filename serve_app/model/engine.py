@@ -33,6 +33,7 @@ class Stream:
         self.arrived_at = now()
         self._loop = asyncio.get_running_loop()
         self._news = asyncio.Event()
+        self._over = asyncio.Event()
         self._lock = threading.Lock()
         self._text: list[str] = []
         self._num_tokens = 0
@@ -72,8 +73,7 @@ class Stream:
             if self._ending is not None:
                 return False
             self._ending = ending
-            wake = self._must_wake()
-        self._wake(wake)
+        self._call(self._tell_over)
         return True
 
     def __aiter__(self) -> Stream:
@@ -85,6 +85,12 @@ class Stream:
             if item is not None:
                 return item
             await self._news.wait()
+
+    async def gather(self, within_s: float) -> None:
+        """Let text come together for that long; the ending is not kept waiting."""
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(within_s):
+                await self._over.wait()
 
     def _take(self) -> Chunk | Ending | None:
         """What is there for the reader: all waiting text as one chunk, else the ending, else nothing."""
@@ -107,8 +113,15 @@ class Stream:
 
     def _wake(self, wake: bool) -> None:
         if wake:
-            with contextlib.suppress(RuntimeError):  # the loop is closed: nobody reads any more
-                self._loop.call_soon_threadsafe(self._news.set)
+            self._call(self._news.set)
+
+    def _tell_over(self) -> None:
+        self._over.set()
+        self._news.set()
+
+    def _call(self, what: Callable[[], None]) -> None:
+        with contextlib.suppress(RuntimeError):  # the loop is closed: nobody reads any more
+            self._loop.call_soon_threadsafe(what)
 
 
 @dataclass(slots=True)

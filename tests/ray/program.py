@@ -53,12 +53,12 @@ class Program:
     def write(self, config: dict[str, Any]) -> None:
         self.path.write_text(yaml.safe_dump(config))
 
-    def start(self) -> None:
+    def start(self, profile: str = "auto", within_s: float = START_S) -> None:
         """Start and wait until it is ready."""
-        command = [sys.executable, "-m", "serve_app", "serve", str(self.path)]
+        command = [sys.executable, "-m", "serve_app", "serve", str(self.path), "--profile", profile]
         with (self.folder / "out.log").open("wb") as log:
             self._process = subprocess.Popen(command, cwd=self.folder, env=self.environment, stdout=log, stderr=log, start_new_session=True)
-        self.wait_for(lambda: self.get("/ready")["ready"], START_S)
+        self.wait_for(lambda: self.get("/ready")["ready"], within_s)
 
     def stop(self, number: int = signal.SIGTERM) -> list[str]:
         """Signal it, wait for its end; the command lines of what is left of it."""
@@ -122,10 +122,13 @@ class Program:
         except psutil.NoSuchProcess:
             return []
 
+    def named(self, start: str) -> list[psutil.Process]:
+        """The processes of this run whose command line begins so; an executable is found by its name too."""
+        return [process for process in self.processes() if _title(process).startswith(start) or _name(process) == start]
+
     def replicas(self, deployment: str) -> list[psutil.Process]:
         """The processes of a deployment's replicas."""
-        title = f"ray::ServeReplica:frugal-serve:{deployment}"
-        return [process for process in self.processes() if _title(process).startswith(title)]
+        return self.named(f"ray::ServeReplica:frugal-serve:{deployment}")
 
     def wait_for(self, condition: Any, timeout_s: float) -> None:
         """Until the condition holds; a server that does not answer yet does not hold."""
@@ -147,6 +150,13 @@ def question(text: str, **body: Any) -> dict[str, Any]:
     """A chat request."""
     messages = [{"role": "user", "content": text}]
     return {"model": "smollm2-135m-instruct", "messages": messages, "max_tokens": 16, "temperature": 0, **body}
+
+
+def _name(process: psutil.Process) -> str:
+    try:
+        return process.name()
+    except psutil.NoSuchProcess:
+        return ""
 
 
 def _title(process: psutil.Process) -> str:

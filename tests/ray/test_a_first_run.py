@@ -135,12 +135,12 @@ def deploy(program: Program, config: dict[str, object]) -> None:
     assert done.returncode == 0, done.stdout + done.stderr
 
 
-def test_a_taken_port_is_said_plainly(program: Program, tmp_path: pathlib.Path) -> None:
+def test_a_taken_port_is_said_plainly(tmp_path: pathlib.Path) -> None:
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
         taken.listen()
-        (tmp_path / "config.yaml").write_text(yaml.safe_dump(config_of(taken.getsockname()[1])))
-        refused = program.cli("serve", str(tmp_path / "config.yaml"))
+        other = Program(tmp_path, config_of(taken.getsockname()[1]))
+        refused = other.cli("serve", str(other.path))
     assert refused.returncode == 2
     assert "stop the program that has it, or set another http_options.port" in refused.stderr
 
