@@ -39,12 +39,15 @@ def private(config: str, error_file: str) -> str:
 
 def _private_lines(lines: Sequence[str], error_file: str) -> Iterator[str]:
     section = ""
+    knows_application = any(line.strip().startswith("use_backend") for line in lines)
     for line in lines:
         if found := re.match(r"(?:frontend|listen)\s+(\S+)", line):
             section = found[1]
         if section not in PUBLIC_FRONTENDS:
             line = re.sub(r"^(\s*bind\s+)(?:\*|0\.0\.0\.0|\[::\]|::)?:(\d+)", r"\g<1>127.0.0.1:\2", line)
         line = re.sub(r"^(\s*stats socket \S+) mode \d+", r"\1 mode 600", line)
+        if not knows_application:  # it has just begun, and would tell clients that our paths do not exist
+            line = re.sub(r"^(\s*)http-request return status 404 .*", r"\1http-request deny deny_status 503", line)
         yield re.sub(r"^(\s*errorfile 50[234]) \S+", rf"\1 {error_file}", line)
 
 

@@ -108,7 +108,7 @@ class Launcher:
             self._say(f"{death}; starting it again")
             self._run_file.update(ready_at=None)
             self._kill()
-            self._clean_up()
+            self._prepare_folder()
             self._started = time.monotonic()
 
     def _say(self, line: str) -> None:
@@ -130,6 +130,9 @@ class Launcher:
             self._say(f"cleaning up what a killed run left: {leftovers.described(left)}")
             if still := leftovers.end(left):
                 raise StartError(f"cannot end {leftovers.described(still)}, left by a killed run; end it yourself")
+        self._prepare_folder()
+
+    def _prepare_folder(self) -> None:
         shutil.rmtree(run_folder(self._data), ignore_errors=True)
         if self._profile.name == "fast":
             write_wrapper(run_folder(self._data))
@@ -290,7 +293,7 @@ class Launcher:
         assert self._child is not None
         self._child.kill()
         self._essential = []
-        leftovers.end(leftovers.find(self._data))
+        leftovers.end(leftovers.find(self._data), asks_first=False)
 
 
 def background(path: pathlib.Path, arguments: Sequence[str], peek: Peek, say: Say) -> None:
@@ -314,7 +317,7 @@ def background(path: pathlib.Path, arguments: Sequence[str], peek: Peek, say: Sa
                 raise StartError(f"it ended with {child.returncode}")
             run = run_file.read()
             if run is not None and run.pid == child.pid and run.ready_at is not None:
-                say(f"it goes on in the background as process {child.pid}; `frugal-serve stop` ends it, `frugal-serve logs -f` shows its log")
+                say(f"it goes on as process {child.pid}; `frugal-serve stop` ends it, `frugal-serve logs -f` shows its log")
                 return
             time.sleep(0.1)
 
@@ -323,7 +326,7 @@ def _holder(port: int) -> str:
     """Who has the port, as far as we may know."""
     with contextlib.suppress(psutil.Error, OSError):
         for connection in psutil.net_connections("tcp"):
-            if connection.status == psutil.CONN_LISTEN and connection.laddr.port == port and connection.pid:
+            if connection.status == psutil.CONN_LISTEN and connection.pid and getattr(connection.laddr, "port", None) == port:
                 process = psutil.Process(connection.pid)
                 return f" by {process.name()} (process {process.pid})"
     return ""

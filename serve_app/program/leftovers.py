@@ -34,9 +34,9 @@ def family(process: psutil.Process) -> set[psutil.Process]:
         return set()
 
 
-def end(processes: list[psutil.Process]) -> list[psutil.Process]:
+def end(processes: list[psutil.Process], *, asks_first: bool = True) -> list[psutil.Process]:
     """Terminate, then kill; those that are still there. psutil knows a process by its id and birth, so a reused id is never hit."""
-    for number, wait_s in (("terminate", TERMINATE_S), ("kill", KILL_S)):
+    for number, wait_s in (("terminate", TERMINATE_S), ("kill", KILL_S))[0 if asks_first else 1 :]:
         for process in processes:
             with contextlib.suppress(psutil.NoSuchProcess):
                 getattr(process, number)()

@@ -11,7 +11,7 @@ import pytest
 
 from serve_app.cache.answers import Answers
 from serve_app.cache.key import answer_key
-from serve_app.errors import Cancelled, GenerationFailed, Overloaded
+from serve_app.errors import Cancelled, GenerationFailed, Overloaded, Stopping
 from serve_app.messages import Answer, Ask, CachePolicy, Chunk, Failed, Finish, Item, Opening, Sampling
 from serve_app.metrics import Metrics
 from serve_app.settings import CacheSettings
@@ -253,6 +253,8 @@ async def test_closing_gives_everybody_an_ending(desk: Desk) -> None:
     await caller
     assert isinstance(items[-1], Failed)
     assert isinstance(items[-1].error, Cancelled)
+    with pytest.raises(Stopping):
+        await desk.answers.whole(ask("and now?"))
 
 
 async def test_who_joins_before_the_generation_starts_is_counted_in_its_priority(desk: Desk) -> None:

@@ -5,8 +5,10 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 
+import httpx
 import pytest
 
+from serve_app.api.app import build_app
 from serve_app.api.middleware import BodyLimit
 from tests.fast.fakes_api import MODEL, FakeServices, app_of, article, chat_body, client_of
 
@@ -26,6 +28,14 @@ async def test_any_other_becomes_a_new_one(given: str) -> None:
 async def test_errors_carry_the_id_and_nosniff_too() -> None:
     reply = await client_of(FakeServices()).get("/nowhere", headers={"x-request-id": "r-1"})
     assert (reply.headers["x-request-id"], reply.headers["x-content-type-options"]) == ("r-1", "nosniff")
+
+
+async def test_behind_serve_which_sends_the_id_it_is_not_sent_twice() -> None:
+    app = build_app(FakeServices(), sends_request_id=False)
+    transport = httpx.ASGITransport(app=app)
+    async with httpx.AsyncClient(transport=transport, base_url="http://127.0.0.1:8000") as client:
+        reply = await client.get("/health", headers={"x-request-id": "r-1"})
+    assert ("x-request-id" in reply.headers, reply.headers["x-content-type-options"]) == (False, "nosniff")
 
 
 async def test_requests_are_counted_by_route_template_and_status() -> None:

@@ -13,7 +13,7 @@ import pytest
 from serve_app.api import graph_services
 from serve_app.api.app import build_app
 from serve_app.api.graph_services import GraphServices
-from serve_app.errors import Conflict, NotFound, Overloaded, Unavailable
+from serve_app.errors import Conflict, NotFound, Overloaded, Stopping, Unavailable
 from serve_app.live import Live
 from serve_app.messages import Answer, ArticlePage, ArticleQuery, Ask, Item, ModelCard, Opening
 from serve_app.metrics import METRICS, Metrics
@@ -274,3 +274,15 @@ async def test_more_questions_than_max_in_flight_are_refused_with_a_time_to_come
     assert refusal.value.retry_after_s is not None
     await first.aclose()
     assert (await world.services.answer(ask())).text == ask().generate.messages[-1].content
+
+
+async def test_a_stop_refuses_new_questions_and_counts_those_that_still_run(world: World) -> None:
+    world.settings.update({"drain_s": 7})
+    running = world.services.stream(ask())
+    await anext(running)
+    assert (world.services.refuse_new(), world.services.num_running) == (7, 1)
+    with pytest.raises(Stopping) as refusal:
+        await world.services.answer(ask())
+    assert (refusal.value.status, refusal.value.retry_after_s) == (503, 30)
+    assert [item async for item in running] == [finish()]
+    assert world.services.num_running == 0

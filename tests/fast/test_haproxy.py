@@ -25,8 +25,8 @@ BINARY = profile.binary()
 pytestmark = pytest.mark.skipif(BINARY is None, reason="there is no haproxy for this system")
 
 
-def config_of_serve(folder: pathlib.Path, port: int) -> pathlib.Path:
-    """What Serve's own code writes for one application without replicas; its ports are the environment's."""
+def config_of_serve(folder: pathlib.Path, port: int, *, knows_application: bool = True) -> pathlib.Path:
+    """What Serve's own code writes for one application whose replica is gone, or before it knows the application."""
     from ray.serve._private.haproxy import BackendConfig, HAProxyApi, HAProxyConfig
     from ray.serve._private.haproxy import ServerConfig as Server
     from ray.serve.config import HTTPOptions
@@ -42,7 +42,7 @@ def config_of_serve(folder: pathlib.Path, port: int) -> pathlib.Path:
         stats_port=free_port(),
     )
     backend = BackendConfig(name="app", path_prefix="/", app_name="app", servers=[Server("gone", "127.0.0.1", free_port())])
-    HAProxyApi(config, {"app": backend}, config_file_path=str(path))._generate_config_file_internal()
+    HAProxyApi(config, {"app": backend} if knows_application else {}, config_file_path=str(path))._generate_config_file_internal()
     (folder / "server-state").touch()
     return path
 
@@ -104,6 +104,13 @@ def test_where_no_replica_is_there_the_answer_is_openais_error(running: tuple[su
         urllib.request.urlopen(f"http://127.0.0.1:{running[1]}/v1/models", timeout=20)
     assert (caught.value.code, caught.value.headers["retry-after"]) == (503, "2")
     assert json.loads(caught.value.read())["error"]["code"] == "unavailable"
+
+
+def test_before_it_knows_the_application_it_asks_to_come_back_and_does_not_say_404(folder: pathlib.Path) -> None:
+    text = config_of_serve(folder, free_port(), knows_application=False).read_text()
+    assert "return status 404" in text
+    private = haproxy.private(text, "x")
+    assert ("return status 404" in private, private.count("deny deny_status 503")) == (False, 1)
 
 
 def test_it_stops_listening_when_its_parent_is_killed(folder: pathlib.Path) -> None:

@@ -21,7 +21,9 @@ def test_it_agrees_with_the_full_check() -> None:
 
 
 def test_it_does_not_import_ray() -> None:
-    code = f"import sys, pathlib; from serve_app.program.peek import peek; peek(pathlib.Path({str(SHIPPED)!r})); print('ray' in sys.modules)"
+    code = (
+        f"import sys, pathlib; from serve_app.program.peek import peek; peek(pathlib.Path({str(SHIPPED)!r})); print('ray' in sys.modules)"
+    )
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "False\n"
 
 

@@ -294,3 +294,24 @@ async def test_what_passed_before_our_first_line_is_start_up_and_part_of_the_bil
     assert row.started_at == began
     assert row.startup_s == pytest.approx(row.last_seen_at - began, abs=0.1)
     assert row.allocation_usd == pytest.approx(ModelTuning().price_per_replica_hour_usd, rel=0.01)
+
+
+async def test_pieces_of_text_come_together_where_there_are_too_many_of_them(home: Home) -> None:
+    replica, engine = await home.ready()
+    replica.tune({"max_chunks_per_s": 0.001})  # the second piece would go after a quarter of an hour
+    items = replica.generate(REQUEST, lambda stream: asyncio.sleep(0, engine.admit([stream])[0]))
+    first = asyncio.ensure_future(anext(items))
+    await engine.came.wait()
+    (stream,) = engine.streams
+    stream.put_text("The first goes at once,", 4)
+    assert await first == Chunk("The first goes at once,", 4)
+    rest = asyncio.ensure_future(_all(items))
+    for word in (" the", " others", " together"):
+        stream.put_text(word, 1)
+        await asyncio.sleep(0)
+    stream.end(finish())
+    assert await rest == [Chunk(" the others together", 3), finish()]
+
+
+async def _all(items: AsyncIterator[object]) -> list[object]:
+    return [item async for item in items]
