@@ -8,7 +8,7 @@ from collections import Counter
 import pytest
 
 TESTS = pathlib.Path(__file__).parent
-RINGS = ("fast", "model", "ray", "corpus")
+RINGS = ("fast", "cluster", "model", "ray", "corpus")
 
 
 def ring_of(path: pathlib.Path) -> str:
@@ -20,7 +20,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Mark each test with its ring; the rings run from the quickest to the slowest."""
     for item in items:
         item.add_marker(ring_of(item.path))
-    items.sort(key=lambda item: ("fast", "corpus", "model", "ray").index(ring_of(item.path)))
+    items.sort(key=lambda item: ("fast", "cluster", "corpus", "model", "ray").index(ring_of(item.path)))
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
