@@ -40,6 +40,7 @@ WATCH_S = 3.0  # between two looks at the articles
 REPLY_S = 3.0  # a server that is silent for longer is asked again; a stop waits no longer for it, either
 SILENCE_S = 90.0  # without an answer of /ready, until the end of the log is shown
 TAIL = 15  # lines of the log
+MAX_FAILED_STARTS = 3  # in a row, of a program that has been ready
 MAX_LOG_BYTES = 64_000_000
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 DRIVER = (sys.executable, "-m", "serve_app.program.driver")
@@ -72,6 +73,7 @@ class Launcher:
         self._run_file = RunFile(self._data)
         self._child: Child | None = None
         self._essential: list[psutil.Process] = []
+        self._num_starts_left = 0  # until the program has been ready: what fails at once would fail again
         self.url = peek.url
 
     def run(self) -> None:
@@ -95,17 +97,17 @@ class Launcher:
                 signal.signal(number, handler)
 
     def _serve_once(self) -> None:
-        """One driver: until a signal comes, or Ray dies under it after the program was ready."""
-        ready = False
+        """One driver: until a signal comes, or it or Ray dies. The first start must succeed; a later one is tried a few times."""
         try:
             self._spawn()
             self._wait_until_ready()
-            ready = True
             self._watch()
-        except Died as death:
-            if not ready:  # the next try would most likely end the same way
-                raise StartError(f"{death}; {self._tail()}") from None
-            self._say(f"{death}; starting it again")
+        except (Died, StartError) as error:
+            why = f"{error}; {self._tail()}" if isinstance(error, Died) else str(error)
+            if self._num_starts_left == 0:
+                raise StartError(why) from None
+            self._num_starts_left -= 1
+            self._say(f"{error}; starting it again")
             self._run_file.update(ready_at=None)
             self._kill()
             self._prepare_folder()
@@ -166,6 +168,7 @@ class Launcher:
                     break
                 self._stop.wait(POLL_S)
             if not self._stop.is_set():
+                self._num_starts_left = MAX_FAILED_STARTS
                 self._run_file.update(ready_at=time.time())
                 self._say_ready(client)
 
@@ -254,7 +257,7 @@ class Launcher:
         assert self._child is not None
         for process in self._essential:
             if not _alive(process):
-                raise Died(f"Ray's {process.name} died")
+                raise Died(f"Ray's {_name(process)} died")
         if (status := self._child.poll()) is not None:
             self._read_events()  # the reason may have come with the end
             raise Died(f"the program ended by itself with {status}")

@@ -1,0 +1,43 @@
+"""Who listens where after a start: nothing of ours or of HAProxy's on another address than loopback; Ray's own as the README lists them."""
+
+from __future__ import annotations
+
+import re
+
+import psutil
+
+from tests.ray.program import REPOSITORY, Program
+
+LOOPBACK = ("127.0.0.1", "::1")
+
+
+def listeners(process: psutil.Process) -> list[tuple[str, int]]:
+    return [(at.laddr.ip, at.laddr.port) for at in process.net_connections("tcp") if at.status == psutil.CONN_LISTEN]
+
+
+def test_the_server_and_haproxy_listen_on_loopback_alone(program: Program) -> None:
+    everything = {at for process in program.processes() for at in listeners(process)}
+    assert ("127.0.0.1", program.port) in everything
+    haproxy = {at for process in program.named("haproxy") for at in listeners(process)}
+    assert len(haproxy) == 3  # the front door, its statistics, its metrics
+    assert {address for address, _port in haproxy} == {"127.0.0.1"}
+    assert {address for address, port in everything if 30000 <= port <= 31000} <= set(LOOPBACK)  # Ingress behind HAProxy
+
+
+def test_every_listener_on_another_address_is_rays_and_stands_in_the_readme(program: Program) -> None:
+    text = (REPOSITORY / "README.md").read_text()
+    table = text[text.index("| Ray's process |") :].split("\n\n")[0]
+    listed = set(re.findall(r"^\| `([^`]+)`", table, re.MULTILINE))
+    found = {kind(process) for process in program.processes() if {ip for ip, _port in listeners(process)} - set(LOOPBACK)}
+    assert found == listed
+
+
+def kind(process: psutil.Process) -> str:
+    """The name under which the README lists a process of Ray's."""
+    words = process.cmdline()
+    if words[0].startswith("ray::ServeReplica:"):
+        return "ray::ServeReplica"
+    if words[0].startswith("ray::"):
+        return words[0].split()[0]
+    script = next((word for word in words if word.endswith(".py")), None)
+    return script.rsplit("/", 1)[-1] if script else process.name()
