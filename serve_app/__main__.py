@@ -14,7 +14,8 @@ import click
 
 from serve_app import __version__, render
 from serve_app.client import DEFAULT_URL, Client, ClientError
-from serve_app.errors import ConfigError
+from serve_app.database_url import SQLITE
+from serve_app.errors import ConfigError, DatabaseUnavailable
 
 CONFIG = click.argument("config", type=click.Path(path_type=pathlib.Path), default=pathlib.Path("serve_config.yaml"))
 URL = click.option("--url", default=DEFAULT_URL, envvar="FRUGAL_URL", show_default=True, help="Address of the running server.")
@@ -35,6 +36,7 @@ def serve(config: pathlib.Path) -> None:
     from serve_app.launcher import Launcher, StartError
 
     checked = _checked(config)
+    _open_once(checked.app.database)
     try:
         Launcher(config, checked, lambda line: click.echo(line)).run()
     except StartError as error:
@@ -196,6 +198,18 @@ def _checked(path: pathlib.Path) -> Any:
         return load_config(path)
     except ConfigError as error:
         _fail("\n".join(f"{path}: {problem}" if not problem.startswith(str(path)) else problem for problem in error.problems))
+
+
+def _open_once(database: str) -> None:
+    """Without its database every replica would fail, minutes from now and each with a traceback; an SQLite file is always there."""
+    if database.startswith(SQLITE):
+        return
+    from serve_app.store.database import Database
+
+    try:
+        Database(database).close()
+    except DatabaseUnavailable as error:
+        _fail(error.message)
 
 
 @contextlib.contextmanager
