@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import pathlib
 from collections import Counter
 from collections.abc import Iterator
@@ -12,6 +13,7 @@ from serve_app.store.database import Database
 
 TESTS = pathlib.Path(__file__).parent
 RINGS = ("fast", "postgres", "model", "ray", "corpus")
+os.environ.pop("FRUGAL_DATABASE_URL", None)  # it would win over every test's own database, and may be one that somebody uses
 pytest.register_assert_rewrite("tests.contract_store")  # its modules are imported by tests, and hold tests themselves
 
 
