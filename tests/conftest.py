@@ -1,14 +1,28 @@
-"""Rings: the folder of a test is its ring. At the end, which rings ran and which were skipped, and why."""
+"""Rings: the folder of a test is its ring. At the end, which rings ran and which were skipped, and why. And a database in every ring."""
 
 from __future__ import annotations
 
+import os
 import pathlib
 from collections import Counter
+from collections.abc import Iterator
 
 import pytest
 
+from serve_app.store.database import Database
+
 TESTS = pathlib.Path(__file__).parent
-RINGS = ("fast", "cluster", "model", "ray", "corpus")
+RINGS = ("fast", "cluster", "corpus", "postgres", "model", "ray")  # from the quickest to the slowest
+os.environ.pop("FRUGAL_DATABASE_URL", None)  # it would win over every test's own database, and may be one that somebody uses
+pytest.register_assert_rewrite("tests.contract_store")  # its modules are imported by tests, and hold tests themselves
+
+
+@pytest.fixture
+def database(database_url: str) -> Iterator[Database]:
+    """An open database, of the kind that the ring has."""
+    database = Database(database_url)
+    yield database
+    database.close()
 
 
 def ring_of(path: pathlib.Path) -> str:
@@ -20,14 +34,14 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Mark each test with its ring; the rings run from the quickest to the slowest."""
     for item in items:
         item.add_marker(ring_of(item.path))
-    items.sort(key=lambda item: ("fast", "cluster", "corpus", "model", "ray").index(ring_of(item.path)))
+    items.sort(key=lambda item: RINGS.index(ring_of(item.path)))
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
     """One line per ring."""
     terminalreporter.section("rings")
     for ring in RINGS:
-        terminalreporter.line(f"{ring:<8}{_told(terminalreporter, ring)}")
+        terminalreporter.line(f"{ring:<9}{_told(terminalreporter, ring)}")
 
 
 def _told(reporter: pytest.TerminalReporter, ring: str) -> str:

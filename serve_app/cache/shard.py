@@ -24,6 +24,7 @@ log = logging.getLogger(__name__)
 
 FLUSH_S = 1.0
 EVICT_EVERY = 30  # flushes
+STORE_TIMEOUT_S = 5.0  # then it counts as failed: a database that hangs must not make every question hang
 
 
 class AnswerShard:
@@ -48,11 +49,13 @@ class AnswerShard:
 
     async def get(self, key: str) -> StoredAnswer | None:
         """See cache.answers.Store."""
-        return await asyncio.to_thread(self._store.get, key)
+        async with asyncio.timeout(STORE_TIMEOUT_S):
+            return await asyncio.to_thread(self._store.get, key)
 
     async def put(self, answer: StoredAnswer) -> None:
         """See cache.answers.Store."""
-        await asyncio.to_thread(self._store.put, answer)
+        async with asyncio.timeout(STORE_TIMEOUT_S):
+            await asyncio.to_thread(self._store.put, answer)
 
     def start(self) -> None:
         """Begin to keep the books."""

@@ -14,7 +14,7 @@ import time
 from collections.abc import Callable
 from typing import Literal, Protocol
 
-from serve_app.errors import FetchError, NotFound
+from serve_app.errors import DatabaseUnavailable, FetchError, NotFound
 from serve_app.feeds.decide import Hints, decide, next_check
 from serve_app.feeds.fetch import Fetched, NotModified
 from serve_app.feeds.parse import ParsedFeed, parse
@@ -86,7 +86,7 @@ class FeedChecker:
             with contextlib.suppress(LeaseLost):
                 await asyncio.to_thread(self._store.unmark_checking, self._holder, feed, again_at)
             raise
-        except (LeaseLost, NotFound):
+        except (LeaseLost, NotFound, DatabaseUnavailable):  # none is the feed's fault; it is due again soon, see above
             raise
         except Exception as error:
             log.exception("feed %s (%s): check failed", feed.id, masked(feed.url))

@@ -24,7 +24,7 @@ from serve_app.feeds import jsonfeed, prolog, webpage
 from serve_app.feeds.text import one_line, text_hash, tidy, visible_text
 
 MAX_TITLE = 1_000
-MAX_GUID = 2_000
+MAX_GUID = 2_000  # bytes: an index of PostgreSQL holds at most 2,704 per row
 MAX_LINK = 4_000
 MAX_TEXT = 200_000
 MAX_ENTRIES = 5_000  # the first ones, which are the newest in nearly every feed
@@ -139,10 +139,10 @@ def _tell_apart(entries: list[Entry], by: Any) -> list[Entry]:
 
 
 def _guid(text: str) -> str:
-    if len(text) <= MAX_GUID:
+    encoded = text.encode("utf-8", "replace")
+    if len(encoded) <= MAX_GUID:
         return text
-    digest = sha256(text.encode("utf-8", "replace")).hexdigest()
-    return f"{text[: MAX_GUID - 65]}#{digest}"
+    return f"{encoded[: MAX_GUID - 65].decode('utf-8', 'ignore')}#{sha256(encoded).hexdigest()}"
 
 
 def _link(text: str, base: str) -> str:

@@ -1,6 +1,6 @@
 """Articles and feeds as rows, lists of them as pages: the SELECTs of the article store, and its cursor.
 
-Tests: tests/fast/test_article_store.py.
+Tests: tests/contract_store/pages.py.
 """
 
 from __future__ import annotations

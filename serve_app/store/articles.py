@@ -1,7 +1,7 @@
 """Articles, their results and the health of their feeds: the state of the Feeds loop, all of it in the database.
 
 Every write of the loop names its `holder` and raises LeaseLost, in the same transaction, when the lease is another's: a process that was
-paused cannot write after its successor began. Times are the caller's; all methods block. Tests: tests/fast/test_article_store.py.
+paused cannot write after its successor began. Times are the caller's; all methods block. Tests: tests/contract_store/articles.py.
 """
 
 from __future__ import annotations
@@ -193,8 +193,8 @@ class ArticleStore(FeedList):
             yield connection
 
     def _update_feed(self, connection: Connection, feed_id: str, values: dict[str, Any]) -> None:
-        # A feed that was paused while it was checked stays paused.
-        state = connection.execute(select(feeds.c.state).where(feeds.c.id == feed_id)).scalar_one_or_none()
+        # A feed that was paused while it was checked stays paused; locked, so that nobody pauses or removes it in between.
+        state = connection.execute(select(feeds.c.state).where(feeds.c.id == feed_id).with_for_update()).scalar_one_or_none()
         if state is None:
             raise NotFound(f"the feed {feed_id!r} was removed")
         if state == "paused":

@@ -1,7 +1,9 @@
 """One database: an SQLAlchemy engine whose schema is brought up to date by Alembic migrations when it is opened.
 
 SQLite runs in WAL mode, so that a reader never waits for the writer, with `synchronous=FULL`: what was committed survives a power cut.
-Calls block: coroutines make them in a thread. Tests: tests/fast/test_database.py.
+PostgreSQL is in postgres.py. Where SQLite lets one writer in at a time, PostgreSQL lets all in: a method that reads what it then writes
+locks those rows (`with_for_update`), in the order lease, feed, articles. Calls block: coroutines make them in a thread.
+Tests: tests/contract_store/database.py.
 """
 
 from __future__ import annotations
@@ -15,22 +17,25 @@ import alembic.command
 import alembic.config
 import sqlalchemy
 from filelock import FileLock
-from sqlalchemy import Connection, event
+from sqlalchemy import Connection, Engine, event
 from sqlalchemy.dialects import postgresql, sqlite
+
+from serve_app.store import postgres
 
 BUSY_TIMEOUT_S = 30  # a writer waits this long for another one
 
 
 class Database:
-    """Open the database at an SQLAlchemy `url`, creating folder, file and tables where they are missing."""
+    """Open the database at an SQLAlchemy `url`, creating what is missing: tables, and of an SQLite one the folder and the file.
+
+    Raises:
+        DatabaseUnavailable: PostgreSQL cannot be reached or used; one line says who, where and what to do.
+    """
 
     def __init__(self, url: str) -> None:
         self.url = url
-        self.engine = sqlalchemy.create_engine(url, pool_pre_ping=not url.startswith("sqlite"))
-        self.is_sqlite = self.engine.dialect.name == "sqlite"
-        if self.is_sqlite:
-            event.listen(self.engine, "connect", _prepare_sqlite)
-            event.listen(self.engine, "begin", _begin_sqlite)
+        self.is_sqlite = url.startswith("sqlite")
+        self.engine = _sqlite_engine(url) if self.is_sqlite else postgres.make_engine(url)
         self._upgrade()
 
     @contextlib.contextmanager
@@ -38,41 +43,72 @@ class Database:
         """One write transaction: committed at the end of the block, rolled back if it raises.
 
         On SQLite the write lock is taken at once, so that two writers queue instead of one of them failing half-way.
+
+        Raises:
+            DatabaseUnavailable: PostgreSQL is not there. Where it went during the commit, the block is stored whole or not at all, and
+                nobody can say which.
         """
-        with self.engine.connect().execution_options(immediate=True) as connection, connection.begin():
+        with self._answering(), self.engine.connect().execution_options(immediate=True) as connection, connection.begin():
             yield connection
 
     @contextlib.contextmanager
     def read(self) -> Iterator[Connection]:
-        """A connection for reading."""
-        with self.engine.connect() as connection:
+        """A connection for reading.
+
+        Raises:
+            DatabaseUnavailable: PostgreSQL is not there.
+        """
+        with self._answering(), self.engine.connect() as connection:
             yield connection
 
     def insert(self, table: sqlalchemy.Table) -> sqlite.Insert | postgresql.Insert:
         """An INSERT that knows ON CONFLICT, in this database's dialect."""
         return sqlite.insert(table) if self.is_sqlite else postgresql.insert(table)
 
+    def insert_new(self, connection: Connection, table: sqlalchemy.Table, values: dict[str, Any]) -> bool:
+        """Insert a row; False where one with such a key is there already."""
+        # Without the option SQLAlchemy keeps the count of an INSERT on SQLite only, and gives -1 on PostgreSQL.
+        insert = self.insert(table).values(values).on_conflict_do_nothing().execution_options(preserve_rowcount=True)
+        return connection.execute(insert).rowcount == 1
+
+    def lock(self, connection: Connection, what: str) -> None:
+        """Let one transaction at a time do this. On SQLite, whose writers queue anyhow, there is nothing to do."""
+        if not self.is_sqlite:
+            postgres.lock(connection, what)
+
     def close(self) -> None:
         """Give all connections back."""
         self.engine.dispose()
+
+    def _answering(self) -> contextlib.AbstractContextManager[None]:
+        return contextlib.nullcontext() if self.is_sqlite else postgres.answering(self.url)
 
     def _upgrade(self) -> None:
         config = alembic.config.Config()
         config.set_main_option("script_location", str(pathlib.Path(__file__).parent / "migrations"))
         if not self.is_sqlite:
-            self._migrate(config)
+            with postgres.opening(self.url), self.engine.begin() as connection:
+                postgres.check_encoding(connection)
+                connection.exec_driver_sql("SET LOCAL lock_timeout = 0")  # another replica's migration may take its time
+                postgres.lock(connection, "migrate")
+                _migrate(connection, config)
             return
         path = pathlib.Path(self.engine.url.database or "")
         path.parent.mkdir(parents=True, exist_ok=True)
-        with FileLock(f"{path}.lock", timeout=BUSY_TIMEOUT_S):
-            self._migrate(config)
+        with FileLock(f"{path}.lock", timeout=BUSY_TIMEOUT_S), self.engine.begin() as connection:
+            _migrate(connection, config)
 
-    def _migrate(self, config: alembic.config.Config) -> None:
-        with self.engine.begin() as connection:
-            if not self.is_sqlite:
-                connection.exec_driver_sql("SELECT pg_advisory_xact_lock(7235417)")
-            config.attributes["connection"] = connection
-            alembic.command.upgrade(config, "head")
+
+def _migrate(connection: Connection, config: alembic.config.Config) -> None:
+    config.attributes["connection"] = connection
+    alembic.command.upgrade(config, "head")
+
+
+def _sqlite_engine(url: str) -> Engine:
+    engine = sqlalchemy.create_engine(url)
+    event.listen(engine, "connect", _prepare_sqlite)
+    event.listen(engine, "begin", _begin_sqlite)
+    return engine
 
 
 def _begin_sqlite(connection: Connection) -> None:

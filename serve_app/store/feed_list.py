@@ -1,7 +1,7 @@
 """The feeds table: who is on the list, and what a person may do to it. The loop's own writes are in articles.py.
 
 What a person asks for (add, remove, refresh) needs no lease: each is one small transaction that any replica may make.
-Tests: tests/fast/test_article_store.py.
+Tests: tests/contract_store/articles.py.
 """
 
 from __future__ import annotations
@@ -65,12 +65,12 @@ class FeedList:
         except ValueError as error:
             raise BadRequest(str(error), param="url") from None
         with self._database.begin() as connection:
-            known = connection.execute(select(feeds).where(feeds.c.url == url)).one_or_none()
+            known = connection.execute(select(feeds).where(feeds.c.url == url).with_for_update()).one_or_none()
             if known is not None and known.state != "paused":
                 raise Conflict(f"this feed is on the list already, as {known.id}", param="url")
             if known is not None:
                 connection.execute(_update(known.id, origin="api", state=_state_after(known), next_check_at=now))
-            elif connection.execute(self._insert([_row(url, "api", "", now)])).rowcount != 1:
+            elif not self._database.insert_new(connection, feeds, _row(url, "api", "", now)):
                 raise Conflict(f"this feed is on the list already, as {feed_id(url)}", param="url")
             return _one(connection, feed_id(url))
 
@@ -82,9 +82,10 @@ class FeedList:
             Conflict: the configuration names it.
         """
         with self._database.begin() as connection:
-            if (feed := _one(connection, feed_id)).origin == "config" and feed.state != "paused":
+            if (feed := _locked(connection, feed_id)).origin == "config" and feed.state != "paused":
                 raise Conflict("the configuration names this feed; take it out of feeds: there, then it is paused and can be removed")
             own = select(articles.c.id).where(articles.c.feed_id == feed_id)
+            connection.execute(own.with_for_update())  # a result that is just being stored is then here, or never will be
             connection.execute(delete(results).where(results.c.article_id.in_(own)))
             connection.execute(delete(articles).where(articles.c.feed_id == feed_id))
             connection.execute(delete(feeds).where(feeds.c.id == feed_id))
@@ -97,7 +98,7 @@ class FeedList:
             Conflict: it is paused.
         """
         with self._database.begin() as connection:
-            feed = _one(connection, feed_id)
+            feed = _locked(connection, feed_id)
             if feed.state == "paused":
                 raise Conflict("this feed is paused because it left the configuration; put it back there, or add it by its address")
             state = "failing" if feed.state == "gone" else feed.state
@@ -113,18 +114,15 @@ class FeedList:
         """
         with self._database.begin() as connection:
             leases.require(connection, LEASE, holder)
-            known = {row.url: row for row in connection.execute(select(feeds))}
             named = {entry.url: entry for entry in entries}
-            if missing := [_row(url, "config", entry.title or "", now) for url, entry in named.items() if url not in known]:
-                connection.execute(self._insert(missing))
-            for url, row in known.items():
-                if url in named:
-                    connection.execute(_update(row.id, **_named(row, named[url], now)))
+            if named:  # those that are there already, even since a moment ago, stay
+                rows = [_row(url, "config", entry.title or "", now) for url, entry in sorted(named.items())]
+                connection.execute(self._database.insert(feeds).values(rows).on_conflict_do_nothing())
+            for row in connection.execute(select(feeds).order_by(feeds.c.id).with_for_update()).all():
+                if row.url in named:
+                    connection.execute(_update(row.id, **_named(row, named[row.url], now)))
                 elif row.origin == "config" and row.state != "paused":
                     connection.execute(_update(row.id, state="paused"))
-
-    def _insert(self, rows: list[dict[str, Any]]) -> Any:
-        return self._database.insert(feeds).values(rows).on_conflict_do_nothing()
 
 
 def _named(row: Any, entry: FeedEntry, now: float) -> dict[str, Any]:
@@ -163,6 +161,12 @@ def _one(connection: Connection, feed_id: str) -> Feed:
     if not found:
         raise NotFound(f"there is no feed {feed_id[:40]!r}; the list of feeds has their ids")
     return found[0]
+
+
+def _locked(connection: Connection, feed_id: str) -> Feed:
+    """The same, and nobody else changes it before this transaction ends."""
+    connection.execute(select(feeds.c.id).where(feeds.c.id == feed_id).with_for_update())
+    return _one(connection, feed_id)
 
 
 def _read(connection: Connection, statement: Any) -> tuple[Feed, ...]:

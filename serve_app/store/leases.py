@@ -1,7 +1,7 @@
 """Who may write: a named lease is one row with a holder and an expiry. Times are the caller's.
 
 A holder that was paused past its expiry finds out in its next transaction, which checks the row before it writes.
-Tests: tests/fast/test_leases.py.
+Tests: tests/contract_store/leases.py.
 """
 
 from __future__ import annotations
@@ -22,8 +22,7 @@ def acquire(database: Database, name: str, holder: str, now: float, lease_s: flo
     with database.begin() as connection:
         row = connection.execute(select(leases).where(leases.c.name == name).with_for_update()).one_or_none()
         if row is None:
-            insert = database.insert(leases).values(values).on_conflict_do_nothing()
-            return connection.execute(insert).rowcount == 1
+            return database.insert_new(connection, leases, values)
         if row.holder != holder and row.expires_at > now:
             return False
         connection.execute(update(leases).where(leases.c.name == name).values(values))

@@ -1,6 +1,6 @@
 """The books: what was answered, added up per hour, and what each Model replica did with its time.
 
-AnswerCache and Model add to them about once a second, so a kill loses at most the last second. Tests: tests/fast/test_ledger.py.
+AnswerCache and Model add to them about once a second, so a kill loses at most the last second. Tests: tests/contract_store/ledger.py.
 """
 
 from __future__ import annotations
@@ -78,9 +78,15 @@ class Ledger:
         self._database = database
 
     def add(self, rows: Iterable[LedgerRow]) -> None:
-        """Add each row to the stored row with the same keys, all in one transaction."""
+        """Add each row to the stored row with the same keys, all in one transaction.
+
+        Raises:
+            DatabaseUnavailable: most likely nothing was added. Only where the server died in the middle of the commit may it have been,
+                and adding again then counts that second twice.
+        """
+        in_order = sorted(rows, key=lambda row: repr(row.key))  # the same for all: two that lock rows in two orders wait for ever
         with self._database.begin() as connection:
-            for row in rows:
+            for row in in_order:
                 values = {field.name: getattr(row, field.name) for field in fields(row)}
                 statement = self._database.insert(ledger).values(values)
                 sums = {name: ledger.c[name] + statement.excluded[name] for name in SUMS}

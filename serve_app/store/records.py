@@ -1,6 +1,6 @@
 """What the article store takes and gives besides the dataclasses of messages.py. Plain data.
 
-Tests: tests/fast/test_article_store.py.
+Tests: tests/contract_store/articles.py.
 """
 
 from __future__ import annotations

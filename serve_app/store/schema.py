@@ -1,25 +1,27 @@
 """The tables, as SQLAlchemy Core sees them. A change here needs a migration in store/migrations/versions.
 
-Times are Unix seconds (float). Tests: tests/fast/test_database.py compares this with what the migrations make.
+Times are Unix seconds (float). Tests: tests/contract_store/database.py compares this with what the migrations make.
 """
 
 from __future__ import annotations
 
-from sqlalchemy import Column, Float, ForeignKey, Index, Integer, MetaData, String, Table, Text, UniqueConstraint, func
+from sqlalchemy import Column, Float, ForeignKey, Index, Integer, MetaData, Table, UniqueConstraint, func
+
+from serve_app.store.columns import CleanString, CleanText, ExactText, Int64
 
 metadata = MetaData()
 
 answers = Table(
     "answers",
     metadata,
-    Column("key", String(64), primary_key=True),
-    Column("model", String, nullable=False),
-    Column("scope", String, nullable=False),
-    Column("feed_id", String, nullable=False),
-    Column("text", Text, nullable=False),
-    Column("finish", Text, nullable=False),  # messages.Finish as JSON
-    Column("digest", String(64), nullable=False),  # SHA-256 over key, text and finish: a torn or foreign row is never served
-    Column("size_bytes", Integer, nullable=False),
+    Column("key", CleanString(64), primary_key=True),
+    Column("model", CleanString, nullable=False),
+    Column("scope", CleanString, nullable=False),
+    Column("feed_id", CleanString, nullable=False),
+    Column("text", ExactText, nullable=False),
+    Column("finish", CleanText, nullable=False),  # messages.Finish as JSON
+    Column("digest", CleanString(64), nullable=False),  # SHA-256 over key, text and finish: a torn or foreign row is never served
+    Column("size_bytes", Int64, nullable=False),
     Column("created_at", Float, nullable=False),
     Index("answers_created_at", "created_at"),
 )
@@ -27,15 +29,15 @@ answers = Table(
 feeds = Table(
     "feeds",
     metadata,
-    Column("id", String(16), primary_key=True),  # first 16 hex digits of SHA-256(url)
-    Column("url", String, nullable=False, unique=True),
-    Column("origin", String, nullable=False),  # config | api
-    Column("state", String, nullable=False),  # new | ok | failing | gone | paused
-    Column("title", String, nullable=False),
-    Column("etag", String),
-    Column("last_modified", String),
+    Column("id", CleanString(16), primary_key=True),  # first 16 hex digits of SHA-256(url)
+    Column("url", CleanString, nullable=False, unique=True),
+    Column("origin", CleanString, nullable=False),  # config | api
+    Column("state", CleanString, nullable=False),  # new | ok | failing | gone | paused
+    Column("title", CleanString, nullable=False),
+    Column("etag", CleanString),
+    Column("last_modified", CleanString),
     Column("last_status", Integer),
-    Column("last_error", Text),
+    Column("last_error", CleanText),
     Column("num_errors", Integer, nullable=False),
     Column("last_check_at", Float),
     Column("last_success_at", Float),
@@ -47,21 +49,21 @@ feeds = Table(
 articles = Table(
     "articles",
     metadata,
-    Column("id", String(16), primary_key=True),  # first 16 hex digits of SHA-256(feed id, guid)
-    Column("feed_id", String(16), ForeignKey("feeds.id"), nullable=False),
-    Column("guid", String, nullable=False),
-    Column("link", String, nullable=False),
-    Column("title", String, nullable=False),
-    Column("author", String, nullable=False),
+    Column("id", CleanString(16), primary_key=True),  # first 16 hex digits of SHA-256(feed id, guid)
+    Column("feed_id", CleanString(16), ForeignKey("feeds.id"), nullable=False),
+    Column("guid", CleanString, nullable=False),
+    Column("link", CleanString, nullable=False),
+    Column("title", CleanString, nullable=False),
+    Column("author", CleanString, nullable=False),
     Column("published_at", Float),
     Column("first_seen_at", Float, nullable=False),
-    Column("text_hash", String(64), nullable=False),  # SHA-256 of the normalised title and text
-    Column("state", String, nullable=False),  # pending | done | failed | skipped
-    Column("reason", Text),
+    Column("text_hash", CleanString(64), nullable=False),  # SHA-256 of the normalised title and text
+    Column("state", CleanString, nullable=False),  # pending | done | failed | skipped
+    Column("reason", CleanText),
     Column("attempts", Integer, nullable=False),
     Column("next_try_at", Float),
     Column("updated_at", Float, nullable=False),
-    Column("text", Text, nullable=False),  # the last one: SQLite reads through a long value to get at what lies behind it
+    Column("text", CleanText, nullable=False),  # the last one: SQLite reads through a long value to get at what lies behind it
     UniqueConstraint("feed_id", "guid"),
     Index("articles_state", "state", "next_try_at"),
     Index("articles_feed_state", "feed_id", "state"),  # the counts of the feeds' list
@@ -73,13 +75,13 @@ Index("articles_shown_at", SHOWN_AT, articles.c.id)
 results = Table(
     "results",
     metadata,
-    Column("article_id", String(16), ForeignKey("articles.id"), primary_key=True),  # one stored result per article
-    Column("text_hash", String(64), nullable=False),  # of the text that it summarises
-    Column("summary", Text, nullable=False),
-    Column("model", String, nullable=False),
-    Column("prompt_version", String, nullable=False),
-    Column("prompt_template", Text, nullable=False),
-    Column("cache", String, nullable=False),  # hit | join | miss | bypass
+    Column("article_id", CleanString(16), ForeignKey("articles.id"), primary_key=True),  # one stored result per article
+    Column("text_hash", CleanString(64), nullable=False),  # of the text that it summarises
+    Column("summary", CleanText, nullable=False),
+    Column("model", CleanString, nullable=False),
+    Column("prompt_version", CleanString, nullable=False),
+    Column("prompt_template", CleanText, nullable=False),
+    Column("cache", CleanString, nullable=False),  # hit | join | miss | bypass
     Column("prompt_tokens", Integer, nullable=False),
     Column("completion_tokens", Integer, nullable=False),
     Column("compute_s", Float, nullable=False),
@@ -90,22 +92,22 @@ results = Table(
 leases = Table(
     "leases",
     metadata,
-    Column("name", String, primary_key=True),
-    Column("holder", String, nullable=False),
+    Column("name", CleanString, primary_key=True),
+    Column("holder", CleanString, nullable=False),
     Column("expires_at", Float, nullable=False),
 )
 
 ledger = Table(  # what AnswerCache answered, added up per hour, model, feed, outcome and ending
     "ledger",
     metadata,
-    Column("hour", Integer, primary_key=True),  # Unix seconds, floored to the hour
-    Column("model", String, primary_key=True),
-    Column("feed_id", String, primary_key=True),
-    Column("outcome", String, primary_key=True),  # hit | join | miss | bypass | refused
-    Column("ending", String, primary_key=True),  # stop | length | cancelled | error
-    Column("requests", Integer, nullable=False),
-    Column("prompt_tokens", Integer, nullable=False),
-    Column("completion_tokens", Integer, nullable=False),
+    Column("hour", Int64, primary_key=True),  # Unix seconds, floored to the hour
+    Column("model", CleanString, primary_key=True),
+    Column("feed_id", CleanString, primary_key=True),
+    Column("outcome", CleanString, primary_key=True),  # hit | join | miss | bypass | refused
+    Column("ending", CleanString, primary_key=True),  # stop | length | cancelled | error
+    Column("requests", Int64, nullable=False),
+    Column("prompt_tokens", Int64, nullable=False),
+    Column("completion_tokens", Int64, nullable=False),
     Column("compute_s", Float, nullable=False),  # spent for these requests: zero for hits and joins
     Column("alone_s", Float, nullable=False),  # what the spent part costs one at a time
     Column("avoided_s", Float, nullable=False),  # compute-seconds of the answers that were not made again
@@ -116,10 +118,10 @@ ledger = Table(  # what AnswerCache answered, added up per hour, model, feed, ou
 replicas = Table(  # one row per Model replica that ever was, written about once a second while it lives
     "replicas",
     metadata,
-    Column("id", String, primary_key=True),
-    Column("model", String, nullable=False),
-    Column("host", String, nullable=False),
-    Column("phase", Text, nullable=False),  # what it is doing, in plain words; "ready" once it serves
+    Column("id", CleanString, primary_key=True),
+    Column("model", CleanString, nullable=False),
+    Column("host", CleanString, nullable=False),
+    Column("phase", CleanText, nullable=False),  # what it is doing, in plain words; "ready" once it serves
     Column("started_at", Float, nullable=False),  # the actor's start
     Column("last_seen_at", Float, nullable=False),
     Column("stopped_at", Float),
@@ -130,7 +132,7 @@ replicas = Table(  # one row per Model replica that ever was, written about once
     Column("price_per_hour_usd", Float, nullable=False),
     Column("cost_usd", Float, nullable=False),  # of used_s, each second at the price of its time
     Column("allocation_usd", Float, nullable=False),  # of the replica's whole time, likewise
-    Column("steps", Integer, nullable=False),
-    Column("rows", Integer, nullable=False),  # live rows summed over the steps
-    Column("wasted_rows", Integer, nullable=False),  # rows that had ended and were computed all the same
+    Column("steps", Int64, nullable=False),
+    Column("rows", Int64, nullable=False),  # live rows summed over the steps
+    Column("wasted_rows", Int64, nullable=False),  # rows that had ended and were computed all the same
 )

@@ -82,6 +82,14 @@ async def test_an_answer_that_breaks_off_is_an_error(server: Server) -> None:
     assert result.stderr.endswith("the model broke; send the request again\n")
 
 
+def test_serve_without_its_database_ends_at_once_with_one_line(nobody: str) -> None:
+    where = nobody.removeprefix("http://")
+    result = run("serve", str(SHIPPED), FRUGAL_DATABASE_URL=f"postgresql://ann:hunter2@{where}/frugal")
+    assert (result.exit_code, result.stdout, len(result.stderr.splitlines())) == (2, "", 1)
+    assert result.stderr.startswith(f"database postgresql://ann@{where}/frugal: ")
+    assert "hunter2" not in result.stderr
+
+
 async def test_an_answer_without_an_end_is_an_error(server: Server) -> None:
     server.services.will_stop_short()
     result = await server.run("ask", "Hi")

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import pathlib
-from collections.abc import Iterator
 from dataclasses import replace
 
 import pytest
@@ -26,13 +24,11 @@ FEED, ME = feed_id(URL), "me"
 
 
 @pytest.fixture
-def store(tmp_path: pathlib.Path) -> Iterator[ArticleStore]:
-    database = Database(f"sqlite:///{tmp_path}/frugal.db")
+def store(database: Database) -> ArticleStore:
     store = ArticleStore(database)
     assert store.lease(LEASE, ME, 0.0, 1e9)
     store.sync_configured(ME, [FeedEntry(url=URL)], 0.0)
-    yield store
-    database.close()
+    return store
 
 
 class Checks:

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import pathlib
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator
 
 import pytest
 
@@ -23,10 +22,8 @@ URL, OTHER = "https://feed.test/rss", "https://other.test/rss"
 
 
 @pytest.fixture
-def store(tmp_path: pathlib.Path) -> Iterator[ArticleStore]:
-    database = Database(f"sqlite:///{tmp_path}/frugal.db")
-    yield ArticleStore(database)
-    database.close()
+def store(database: Database) -> ArticleStore:
+    return ArticleStore(database)
 
 
 class World:

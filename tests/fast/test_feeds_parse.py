@@ -89,6 +89,13 @@ def test_fields_are_capped_and_long_guids_stay_distinct() -> None:
     assert one.guid != two.guid
 
 
+def test_a_long_guid_is_short_enough_for_an_index_in_any_script() -> None:
+    item = "<item><guid isPermaLink='false'>{}</guid><title>x</title><description>y</description></item>"
+    one, two, short = entries("".join(item.format(guid) for guid in ("文" * 700 + "1", "文" * 700 + "2", "文" * 600)))
+    assert (one.guid != two.guid, short.guid) == (True, "文" * 600)
+    assert 1_990 < len(one.guid.encode()) <= 2_000
+
+
 @pytest.mark.parametrize("link", ["javascript:alert(1)", "data:text/html,x", "ftp://x.test/", "http://[/"])
 def test_a_link_that_is_not_http_is_dropped(link: str) -> None:
     assert entries(f"<item><guid isPermaLink='false'>g</guid><link>{link}</link></item>")[0].link == ""

@@ -43,8 +43,8 @@ class FakeAnswerCache:
 class World:
     """A database, a feed's server and an answer cache; `service()` is a replica over them."""
 
-    def __init__(self, folder: pathlib.Path, server: FakeFeedServer) -> None:
-        self.app = AppSettings(data_dir=str(folder), model=ModelSettings(id="tiny"))
+    def __init__(self, folder: pathlib.Path, database_url: str, server: FakeFeedServer) -> None:
+        self.app = AppSettings(data_dir=str(folder), database_url=database_url, model=ModelSettings(id="tiny"))
         self.database = Database(self.app.database)
         self.store = ArticleStore(self.database)
         self.server = server
@@ -73,9 +73,9 @@ class World:
 
 
 @pytest.fixture
-async def world(tmp_path: pathlib.Path) -> AsyncIterator[World]:
+async def world(tmp_path: pathlib.Path, database_url: str) -> AsyncIterator[World]:
     async with FakeFeedServer() as server:
-        world = World(tmp_path, server)
+        world = World(tmp_path, database_url, server)
         yield world
         world.database.close()
 

@@ -82,8 +82,8 @@ class FakeCalls:
 class World:
     """A database, the calls, and the services over them."""
 
-    def __init__(self, folder: pathlib.Path) -> None:
-        app = AppSettings(data_dir=str(folder), model=ModelSettings(id="tiny"))
+    def __init__(self, folder: pathlib.Path, database_url: str) -> None:
+        app = AppSettings(data_dir=str(folder), database_url=database_url, model=ModelSettings(id="tiny"))
         self.calls = FakeCalls()
         self.settings = Live(IngressSettings, "Ingress.user_config")
         self.services = GraphServices(app, self.settings, self.calls)
@@ -106,8 +106,8 @@ class World:
 
 
 @pytest.fixture
-async def world(tmp_path: pathlib.Path) -> AsyncIterator[World]:
-    world = World(tmp_path)
+async def world(tmp_path: pathlib.Path, database_url: str) -> AsyncIterator[World]:
+    world = World(tmp_path, database_url)
     yield world
     await world.services.stop()
     world.database.close()

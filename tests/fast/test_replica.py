@@ -104,8 +104,8 @@ class Loading:
 class Home:
     """A database that replicas share, and the replicas; all are stopped at the end."""
 
-    def __init__(self, folder: pathlib.Path) -> None:
-        self.app = AppSettings(data_dir=str(folder))
+    def __init__(self, folder: pathlib.Path, database_url: str) -> None:
+        self.app = AppSettings(data_dir=str(folder), database_url=database_url)
         self.database = Database(self.app.database)
         self.ledger = Ledger(self.database)
         self.replicas: list[ModelReplica] = []
@@ -127,8 +127,8 @@ class Home:
 
 
 @pytest.fixture
-async def home(tmp_path: pathlib.Path) -> AsyncIterator[Home]:
-    made = Home(tmp_path)
+async def home(tmp_path: pathlib.Path, database_url: str) -> AsyncIterator[Home]:
+    made = Home(tmp_path, database_url)
     yield made
     for replica in made.replicas:
         await replica.stop(0)

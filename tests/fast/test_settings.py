@@ -133,11 +133,6 @@ TWICE = [{"url": SAMPLE_FEED}, {"url": SAMPLE_FEED}]
             {"quantization": "none", "double_quantization": True},
             "double_quantization goes with nf4 or fp4, not with none; set it to false",
         ),
-        (
-            AppSettings,
-            {"database_url": "mysql://db"},
-            "database_url must be sqlite:///<file>, the only one that is tested yet; remove it for SQLite in data_dir",
-        ),
         (SummaryPrompt, {"template": "only {title}"}, "template must hold {text} exactly once"),
         (SummaryPrompt, {"template": "{title} {title} {text}"}, "template must hold {title} exactly once"),
         (FeedsSettings, {"feeds": TWICE}, "feeds lists sample: twice; remove one"),

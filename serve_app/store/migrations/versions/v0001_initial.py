@@ -8,6 +8,8 @@ down_revision = None
 branch_labels = None
 depends_on = None
 
+INT64 = sa.BigInteger().with_variant(sa.Integer(), "sqlite")  # a plain INTEGER has 64 bits there, and 32 on PostgreSQL
+
 
 def upgrade() -> None:
     op.create_table(
@@ -19,7 +21,7 @@ def upgrade() -> None:
         sa.Column("text", sa.Text(), nullable=False),
         sa.Column("finish", sa.Text(), nullable=False),
         sa.Column("digest", sa.String(length=64), nullable=False),
-        sa.Column("size_bytes", sa.Integer(), nullable=False),
+        sa.Column("size_bytes", INT64, nullable=False),
         sa.Column("created_at", sa.Float(), nullable=False),
         sa.PrimaryKeyConstraint("key"),
     )
@@ -57,14 +59,14 @@ def upgrade() -> None:
     )
     op.create_table(
         "ledger",
-        sa.Column("hour", sa.Integer(), nullable=False),
+        sa.Column("hour", INT64, nullable=False),
         sa.Column("model", sa.String(), nullable=False),
         sa.Column("feed_id", sa.String(), nullable=False),
         sa.Column("outcome", sa.String(), nullable=False),
         sa.Column("ending", sa.String(), nullable=False),
-        sa.Column("requests", sa.Integer(), nullable=False),
-        sa.Column("prompt_tokens", sa.Integer(), nullable=False),
-        sa.Column("completion_tokens", sa.Integer(), nullable=False),
+        sa.Column("requests", INT64, nullable=False),
+        sa.Column("prompt_tokens", INT64, nullable=False),
+        sa.Column("completion_tokens", INT64, nullable=False),
         sa.Column("compute_s", sa.Float(), nullable=False),
         sa.Column("alone_s", sa.Float(), nullable=False),
         sa.Column("avoided_s", sa.Float(), nullable=False),
@@ -88,9 +90,9 @@ def upgrade() -> None:
         sa.Column("price_per_hour_usd", sa.Float(), nullable=False),
         sa.Column("cost_usd", sa.Float(), nullable=False),
         sa.Column("allocation_usd", sa.Float(), nullable=False),
-        sa.Column("steps", sa.Integer(), nullable=False),
-        sa.Column("rows", sa.Integer(), nullable=False),
-        sa.Column("wasted_rows", sa.Integer(), nullable=False),
+        sa.Column("steps", INT64, nullable=False),
+        sa.Column("rows", INT64, nullable=False),
+        sa.Column("wasted_rows", INT64, nullable=False),
         sa.PrimaryKeyConstraint("id"),
     )
     op.create_table(

@@ -1,0 +1,4 @@
+"""What the store promises, whichever database is below it. No ring of its own: tests/fast runs it on SQLite, tests/postgres on PostgreSQL.
+
+A module here is a module of tests that both rings import; its fixtures `database_url`, `empty_url` and `database` are the ring's.
+"""

@@ -1,0 +1,67 @@
+"""The feeds' list: the configuration and people change it, each within what the other may."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+
+from serve_app.errors import BadRequest, Conflict, NotFound
+from serve_app.messages import Feed
+from serve_app.settings import FeedEntry
+from serve_app.store.articles import LEASE, ArticleStore
+from serve_app.store.database import Database
+from serve_app.store.records import FeedFailure
+from tests.contract_store.makers import FEED, ME, OTHER, URL, article, summary, with_articles
+
+
+@pytest.fixture
+def store(database: Database) -> ArticleStore:
+    store = ArticleStore(database)
+    assert store.lease(LEASE, ME, 0.0, 1e9)
+    return store
+
+
+def test_configured_feeds_are_added_paused_when_they_leave_and_revived_when_they_come_back(store: ArticleStore) -> None:
+    store.sync_configured(ME, [FeedEntry(url=URL, title="Own title"), FeedEntry(url="sample:")], 1.0)
+    store.add_feed(OTHER, 2.0)
+    new = Feed(FEED, URL, "config", "new", "Own title", 1.0, 1.0)
+    assert store.feed(FEED) == new
+    store.sync_configured(ME, [], 3.0)
+    assert {feed.url: feed.state for feed in store.feeds()} == {URL: "paused", "sample:": "paused", OTHER: "new"}
+    assert [feed.url for feed in store.due_feeds(99.0)] == [OTHER]
+    store.sync_configured(ME, [FeedEntry(url=URL, title="Own title")], 4.0)
+    assert store.feed(FEED) == replace(new, next_check_at=4.0)
+    store.sync_configured(ME, [FeedEntry(url=URL, title="Own title")], 5.0)
+    assert store.feed(FEED) == replace(new, next_check_at=4.0)
+
+
+def test_a_feed_is_added_once_and_found_by_its_id(store: ArticleStore) -> None:
+    feed = store.add_feed(URL, 5.0)
+    assert feed == Feed(FEED, URL, "api", "new", "", 5.0, 5.0) == store.feed(FEED)
+    with pytest.raises(Conflict, match=FEED):
+        store.add_feed(URL, 6.0)
+    with pytest.raises(BadRequest, match="unknown scheme 'file'"):
+        store.add_feed("file:///etc/hostname", 6.0)
+    with pytest.raises(NotFound):
+        store.feed("nope")
+
+
+def test_a_feed_of_the_configuration_cannot_be_removed_but_others_go_with_their_articles(store: ArticleStore) -> None:
+    with_articles(store, article("a"))
+    store.record_result(ME, article("a").id, "h1", summary())
+    with pytest.raises(Conflict, match="configuration names this feed"):
+        store.remove_feed(FEED)
+    store.sync_configured(ME, [], 2.0)
+    store.remove_feed(FEED)
+    assert (store.feeds(), store.counts()) == ((), {"pending": 0, "done": 0, "failed": 0, "skipped": 0})
+
+
+def test_refreshing_makes_a_feed_due_and_gives_a_gone_one_another_chance(store: ArticleStore) -> None:
+    store.add_feed(URL, 1.0)
+    store.record_failure(ME, FEED, FeedFailure(2.0, "gone for good (410)", 9_000.0, 410, is_gone=True))
+    assert store.due_feeds(10_000.0) == ()
+    assert store.refresh(FEED, 10.0).state == "failing"
+    assert [feed.id for feed in store.due_feeds(10.0)] == [FEED]
+    with pytest.raises(NotFound):
+        store.refresh("nope", 10.0)

@@ -1,0 +1,3 @@
+"""The lists of articles on SQLite."""
+
+from tests.contract_store.pages import *  # noqa: F403 (tests, which pytest finds by their names here)

@@ -1,0 +1,3 @@
+"""The leases on PostgreSQL."""
+
+from tests.contract_store.leases import *  # noqa: F403 (tests, which pytest finds by their names here)

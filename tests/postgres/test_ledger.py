@@ -1,0 +1,3 @@
+"""The books on PostgreSQL."""
+
+from tests.contract_store.ledger import *  # noqa: F403 (tests, which pytest finds by their names here)

@@ -1,0 +1,3 @@
+"""The texts of the store on PostgreSQL."""
+
+from tests.contract_store.texts import *  # noqa: F403 (tests, which pytest finds by their names here)
