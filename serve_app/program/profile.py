@@ -103,8 +103,15 @@ def _missing() -> str:
 
 
 def _plain() -> dict[str, str]:
-    # Usage statistics go to Ray's makers unless they are told not to. Our own environment wins, see Launcher.
-    return {"RAY_USAGE_STATS_ENABLED": "0", "RAY_AUTH_MODE": "token", "RAY_COLOR_PREFIX": "0", "PYTHONUNBUFFERED": "1"}
+    return {
+        "RAY_USAGE_STATS_ENABLED": "0",  # Ray's makers get them unless they are told not to
+        "RAY_AUTH_MODE": "token",
+        # What Ray does on Windows and macOS: this machine alone, known as 127.0.0.1. Then Ray's own services listen on loopback too, and
+        # a laptop that changes its network does not lose them.
+        "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",
+        "RAY_COLOR_PREFIX": "0",
+        "PYTHONUNBUFFERED": "1",
+    }
 
 
 def _fast(folder: pathlib.Path) -> dict[str, str]:

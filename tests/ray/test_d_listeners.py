@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import re
 
+import grpc
 import psutil
+from ray.serve.generated import serve_pb2
 
 from tests.ray.program import REPOSITORY, Program
 
-LOOPBACK = ("127.0.0.1", "::1")
+LOOPBACK = ("127.0.0.1", "::1", "::ffff:127.0.0.1")
 
 
 def listeners(process: psutil.Process) -> list[tuple[str, int]]:
@@ -30,6 +32,20 @@ def test_every_listener_on_another_address_is_rays_and_stands_in_the_readme(prog
     listed = set(re.findall(r"^\| `([^`]+)`", table, re.MULTILINE))
     found = {kind(process) for process in program.processes() if {ip for ip, _port in listeners(process)} - set(LOOPBACK)}
     assert found == listed
+
+
+def test_a_replica_refuses_a_call_without_rays_token(program: Program) -> None:
+    (replica,) = program.replicas("AnswerCache")
+    (port,) = [port for ip, port in listeners(replica) if ip not in LOOPBACK]
+    service = serve_pb2.DESCRIPTOR.services_by_name["ASGIService"]
+    for method in service.methods:
+        with grpc.insecure_channel(f"127.0.0.1:{port}") as channel:
+            call = channel.unary_unary(f"/{service.full_name}/{method.name}", request_serializer=bytes, response_deserializer=bytes)
+            try:
+                call(b"", timeout=10)
+                raise AssertionError(f"{method.name} was answered")
+            except grpc.RpcError as error:
+                assert error.code() == grpc.StatusCode.UNAUTHENTICATED, error
 
 
 def kind(process: psutil.Process) -> str:

@@ -8,7 +8,7 @@ import httpx
 import pytest
 import yaml
 
-from serve_app.serve_status import APPLICATIONS
+from serve_app.serve_status import APPLICATIONS, ray_token
 from tests.ray.load import Load
 from tests.ray.program import Program
 from tests.ray.test_a_first_run import deploy
@@ -18,7 +18,7 @@ QUICK = {"target_ongoing_requests": 2, "upscale_delay_s": 1, "downscale_delay_s"
 
 @pytest.fixture
 def token(program: Program) -> str:
-    return program.run("ray", "get-auth-token").stdout.strip()
+    return ray_token() or ""
 
 
 def running(program: Program, token: str) -> int:
