@@ -47,14 +47,14 @@ def figures(run: Run) -> dict[str, Any]:
         **_spread("itl_", [gap for _, reply in streamed for gap in _gaps(reply)]),
         **_spread("tpot_", [_per_token(reply) for _, reply in streamed if reply.completion_tokens > 1]),
         **_late(run.samples),
-        "requests_per_s": len(good) / run.wall_s if run.wall_s else None,
-        "output_tokens_per_s": tokens / run.wall_s if run.wall_s else None,
+        "requests_per_s": round(len(good) / run.wall_s, 3) if run.wall_s else None,
+        "output_tokens_per_s": round(tokens / run.wall_s, 3) if run.wall_s else None,
         "output_tokens": tokens,
         "prompt_tokens": sum(reply.prompt_tokens for _, reply in good),
         "outcomes": dict(outcomes.most_common()),
         "hit_ratio": outcomes["hit"] / outcomes.total() if outcomes else None,
-        "wall_s": run.wall_s,
-        "client_cpu_s": run.cpu_s,
+        "wall_s": round(run.wall_s, 4),
+        "client_cpu_s": round(run.cpu_s, 4),
     }
 
 
