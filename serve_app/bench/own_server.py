@@ -60,7 +60,7 @@ def own_server(config: CheckedConfig, say: Say, program: Sequence[str] = PROGRAM
                 stdout=log,
                 stderr=log,
                 stdin=subprocess.DEVNULL,
-                env={**os.environ, "FRUGAL_DATA_DIR": str(data)},
+                env=_environment(data),
                 start_new_session=True,
             )
             try:
@@ -93,6 +93,11 @@ def quiet(data: dict[str, Any], port: int) -> dict[str, Any]:
         deployments.append(feeds := {"name": "Feeds"})
     feeds["user_config"] = {**(feeds.get("user_config") or {}), "feeds": []}
     return changed
+
+
+def _environment(data: pathlib.Path) -> dict[str, str]:
+    """Ours, with the folder of its own and without the database of the program in production, which the variable would bring back."""
+    return {**{name: value for name, value in os.environ.items() if name != "FRUGAL_DATABASE_URL"}, "FRUGAL_DATA_DIR": str(data)}
 
 
 def _data_folder(folder: pathlib.Path, configured: pathlib.Path) -> pathlib.Path:

@@ -19,7 +19,7 @@ from tests.fast.test_command_line import SHIPPED
 READY = """
 import http.server, os, pathlib, sys, yaml
 config = yaml.safe_load(pathlib.Path(sys.argv[1]).read_text())
-pathlib.Path({seen!r}).write_text(f"{{os.getpid()}} {{os.environ['FRUGAL_DATA_DIR']}}")
+pathlib.Path({seen!r}).write_text(f"{{os.getpid()}} {{os.environ['FRUGAL_DATA_DIR']}} {{os.environ.get('FRUGAL_DATABASE_URL')}}")
 class Handler(http.server.BaseHTTPRequestHandler):
     def do_GET(self):
         self.send_response(200)
@@ -59,13 +59,15 @@ def stage(tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> Stage:
     return Stage(tmp_path)
 
 
-def test_it_is_ready_inside_the_block_and_gone_after_it(stage: Stage) -> None:
+def test_it_is_ready_inside_the_block_and_gone_after_it(stage: Stage, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("FRUGAL_DATABASE_URL", "postgresql://production/frugal")
     with own_server.own_server(stage.config, stage.said.append, stage.program(READY)) as url:
         assert own_server.answers(url)
         assert psutil.pid_exists(stage.process)
         assert stage.data_dir != stage.config.app.data_path
         assert (stage.data_dir / "models").resolve() == stage.config.app.data_path / "models"
     assert not psutil.pid_exists(stage.process)
+    assert stage.seen.read_text().split()[2] == "None"  # nor does it write into the database of production
     assert not own_server.answers(url)
     assert not stage.data_dir.exists()
     assert (stage.config.app.data_path / "models").is_dir()  # the quantised weights stay
