@@ -48,7 +48,8 @@ format: install
 	@$(BIN)/ruff format .
 
 bench: install
-	@exec $(BIN)/frugal-serve bench engine
+	@$(BIN)/frugal-serve bench engine
+	@exec $(BIN)/frugal-serve bench http --workload all
 
 clean:
 	rm -rf $(VENV) data build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis

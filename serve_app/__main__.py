@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import click
+from click.core import ParameterSource
 
 from serve_app import __version__, render
 from serve_app.client import DEFAULT_URL, Client, ClientError
@@ -21,6 +22,7 @@ CONFIG = click.argument("config", type=click.Path(path_type=pathlib.Path), defau
 URL = click.option("--url", default=DEFAULT_URL, envvar="FRUGAL_URL", show_default=True, help="Address of the running server.")
 URL_TOO = click.option("--url", help="The same, written behind the command.")  # no default: it would hide one given before the command
 JSON = click.option("--json", "as_json", is_flag=True, help="Print the server's JSON.")
+WORKLOADS = ("cached", "articles", "zipf", "stream")
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
@@ -247,6 +249,46 @@ def bench_engine(config: pathlib.Path, articles: int, max_tokens: int, rounds: i
     if not as_json:
         click.echo(engine.table(document))
     click.echo(json.dumps(document))
+
+
+@bench.command("http")
+@CONFIG
+@click.option("--workload", "workloads", type=click.Choice([*WORKLOADS, "all"]), multiple=True, default=["cached"], show_default=True)
+@click.option("--connections", type=click.IntRange(1, 4096), help="Clients; with --rate the most in flight.  [default: 32; 256]")
+@click.option("--rate", type=click.FloatRange(0, min_open=True), help="Open loop: arrivals per second, whatever the server does.")
+@click.option("--requests", type=click.IntRange(1), help="Per workload.  [default: cached 1000, articles 32, zipf 2000, stream 64]")
+@click.option("--max-tokens", type=click.IntRange(1), help="Of an answer.  [default: cached and zipf 16, articles and stream 64]")
+@click.option("--distinct", type=click.IntRange(1), help="Different questions.  [default: cached 1, zipf 400]")
+@click.option("--zipf-s", type=click.FloatRange(0), default=1.0, show_default=True, help="Exponent of zipf.")
+@click.option("--cache", is_flag=True, help="Let articles and stream use and fill the answer cache.")
+@click.option("--engine", "with_engine", is_flag=True, help="Compare stream with the configured engine alone, in this process.")
+@click.option("--rounds", type=click.IntRange(1), default=3, show_default=True, help="Of that comparison.")
+@click.option("--timeout", "timeout_s", type=click.FloatRange(0, min_open=True), default=300.0, show_default=True, help="Of a request, s.")
+@click.option(
+    "--duration", "duration_s", type=click.FloatRange(0, min_open=True), default=300.0, show_default=True, help="Send no longer, s."
+)
+@click.option("--seed", type=int, default=0, show_default=True, help="Of zipf's draws and of the arrivals.")
+@click.option("--url", envvar="FRUGAL_URL", help=f"The running server.  [default: {DEFAULT_URL}, or a server of its own where none runs]")
+@click.option("--start", is_flag=True, help="Start a server of its own on CONFIG in any case; it has no feeds and is stopped at the end.")
+@click.option("--json", "as_json", is_flag=True, help="Only the JSON document.")
+@click.pass_context
+def bench_http(context: click.Context, /, config: pathlib.Path, workloads: tuple[str, ...], as_json: bool, **options: Any) -> None:
+    """Load a server with `cached`, `articles`, `zipf` or `stream`: percentiles, time to first token, requests/s, errors."""
+    from serve_app.bench import command
+
+    names: Any = WORKLOADS if "all" in workloads else tuple(dict.fromkeys(workloads))
+    given = {name for name in options if context.get_parameter_source(name) is ParameterSource.COMMANDLINE}
+    if mistake := command.mistake(names, given):
+        raise click.UsageError(mistake)
+    say = (lambda _line: None) if as_json else (lambda line: click.echo(line, err=True))
+    try:
+        document = command.bench_http(lambda: _checked(config), names, say, **options)
+    except command.ERRORS as error:
+        _fail(str(error))
+    if not as_json:
+        click.echo(command.table(document))
+    click.echo(json.dumps(document))
+    sys.exit(command.exit_code(document))
 
 
 def _checked(path: pathlib.Path) -> Any:

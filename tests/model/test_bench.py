@@ -7,7 +7,7 @@ from dataclasses import replace
 
 import pytest
 
-from serve_app.bench import engine
+from serve_app.bench import engine, prompts
 from tests.model.conftest import Embedded
 
 pytestmark = pytest.mark.model
@@ -39,3 +39,10 @@ def test_a_run_gives_progress_a_table_and_a_document(embedded: Embedded) -> None
     lines = engine.table(document).splitlines()
     assert len(lines) == 4
     assert lines[-1].startswith(f"batches of {document['ratios']['articles']['best_batch_size']} do ")
+
+
+def test_articles_of_the_load_generator_are_300_to_500_tokens(embedded: Embedded) -> None:
+    tokenizer = embedded.loaded.tokenizer
+    asked = [[{"role": "user", "content": prompts.article(number)}] for number in range(200)]
+    lengths = [len(tokenizer.apply_chat_template(messages, add_generation_prompt=True)["input_ids"]) for messages in asked]
+    assert [length for length in lengths if not 300 <= length <= 500] == []
