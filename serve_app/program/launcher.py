@@ -16,7 +16,6 @@ import pathlib
 import shutil
 import signal
 import socket
-import subprocess
 import sys
 import threading
 import time
@@ -26,31 +25,26 @@ from typing import Any
 
 import psutil
 
-from serve_app import render
-from serve_app.client import Client, ClientError
+from serve_app.client import Client
 from serve_app.program import leftovers
 from serve_app.program.child import Child
 from serve_app.program.peek import Peek
 from serve_app.program.profile import Profile, run_folder, write_wrapper
+from serve_app.program.progress import Progress, StartError
 from serve_app.program.runfile import RunFile
 
 STOP_S = 8.0  # beyond the drain: then SIGKILL; with the default drain the whole stop takes at most 15 s
 POLL_S = 0.5  # while it starts, and between two looks at Ray's processes
 WATCH_S = 3.0  # between two looks at the articles
 REPLY_S = 3.0  # a server that is silent for longer is asked again; a stop waits no longer for it, either
-SILENCE_S = 90.0  # without an answer of /ready, until the end of the log is shown
-TAIL = 15  # lines of the log
 MAX_FAILED_STARTS = 3  # in a row, of a program that has been ready
 MAX_LOG_BYTES = 64_000_000
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 DRIVER = (sys.executable, "-m", "serve_app.program.driver")
 ESSENTIAL = ("gcs_server", "raylet")  # nothing of Ray's survives their death, and nothing of Ray's starts them again
 
+__all__ = ["Launcher", "StartError"]
 Say = Callable[[str], None]
-
-
-class StartError(Exception):
-    """The program cannot start or has ended by itself; the message is for a person."""
 
 
 class Died(Exception):
@@ -67,14 +61,13 @@ class Launcher:
         self._print = say
         self._program = program
         self._stop = threading.Event()
-        self._started = time.monotonic()
         self._data = peek.app.data_path
         self._log = self._data / "serve.log"
         self._run_file = RunFile(self._data)
         self._child: Child | None = None
         self._essential: list[psutil.Process] = []
         self._num_starts_left = 0  # until the program has been ready: what fails at once would fail again
-        self.url = peek.url
+        self._progress = Progress(peek.url, self._log, self._say)
 
     def run(self) -> None:
         """Serve until a signal comes.
@@ -103,7 +96,7 @@ class Launcher:
             self._wait_until_ready()
             self._watch()
         except (Died, StartError) as error:
-            why = f"{error}; {self._tail()}" if isinstance(error, Died) else str(error)
+            why = f"{error}; {self._progress.tail()}" if isinstance(error, Died) else str(error)
             if self._num_starts_left == 0:
                 raise StartError(why) from None
             self._num_starts_left -= 1
@@ -111,7 +104,7 @@ class Launcher:
             self._run_file.update(ready_at=None)
             self._kill()
             self._prepare_folder()
-            self._started = time.monotonic()
+            self._progress.begin_again()
 
     def _say(self, line: str) -> None:
         with contextlib.suppress(OSError):  # the terminal was closed: that ends the program in order, not in the middle of a line
@@ -121,7 +114,7 @@ class Launcher:
         self._stop.set()
 
     def _take_folder(self) -> None:
-        other = self._run_file.begin(self.url, self._profile.name)
+        other = self._run_file.begin(self._peek.url, self._profile.name)
         if other is not None:
             who = f"process {other.pid} at {other.url}" if other.pid else "another process"
             raise StartError(f"{who} works on {self._data} already; `frugal-serve stop` ends it, or set another args.data_dir")
@@ -159,29 +152,29 @@ class Launcher:
         self._child = Child([*self._program, str(self._path)], self._log, environment)
 
     def _wait_until_ready(self) -> None:
-        said: set[str] = set()
-        with Client(self.url, timeout_s=REPLY_S) as client:
+        with Client(self._peek.url, timeout_s=REPLY_S) as client:
             while not self._stop.is_set():
                 self._read_events()
                 self._fail_if_dead()
-                if self._show_progress(client, said):
+                if self._progress.show(client):
                     break
                 self._stop.wait(POLL_S)
             if not self._stop.is_set():
                 self._num_starts_left = MAX_FAILED_STARTS
                 self._run_file.update(ready_at=time.time())
-                self._say_ready(client)
+                run = self._run_file.read()
+                self._progress.show_ready(client, run.dashboard if run is not None else "")
 
     def _watch(self) -> None:
         assert self._child is not None
         self._essential = [process for process in leftovers.family(self._child.process) if _name(process) in ESSENTIAL]
-        progress, look_at = "", 0.0
-        with Client(self.url, timeout_s=REPLY_S) as client:
+        look_at = 0.0
+        with Client(self._peek.url, timeout_s=REPLY_S) as client:
             while not self._stop.wait(POLL_S):
                 self._read_events()
                 self._fail_if_dead()
                 if time.monotonic() >= look_at:
-                    progress = self._show_articles(client, progress)
+                    self._progress.show_articles(client)
                     self._trim_log()
                     look_at = time.monotonic() + WATCH_S
 
@@ -196,62 +189,14 @@ class Launcher:
                 raise StartError("\n".join(f"{self._path}: {problem}" for problem in problems))
             case {"kind": "ray", "dashboard": dashboard, "session": session}:
                 self._run_file.update(dashboard=dashboard or "", session=session)
-                self._say(f"{self._age()}  Ray is up" + (f"; dashboard http://{dashboard}/" if dashboard else ""))
+                self._say(f"{self._progress.age()}  Ray is up" + (f"; dashboard http://{dashboard}/" if dashboard else ""))
             case {"kind": "serve"}:
-                self._say(f"{self._age()}  Serve is up")
+                self._say(f"{self._progress.age()}  Serve is up")
             case {"kind": "draining", "running": running}:
                 self._say(f"waiting for {running} running answers")
             case {"kind": "failed", "message": message}:
                 who = event.get("deployment", "the application")
-                raise StartError(f"Serve cannot deploy {who}: {_reason(message)}; {self._tail()}")
-
-    def _show_progress(self, client: Client, said: set[str]) -> bool:
-        """Say what has not been said yet; True once the program is ready."""
-        try:
-            state = client.get("/ready")
-        except ClientError:
-            if "silence" not in said and time.monotonic() - self._started > SILENCE_S:
-                said.add("silence")
-                self._say(f"no answer from {self.url}/ready for {SILENCE_S:.0f} s, still waiting; {self._tail()}")
-            return False
-        for line in [*state["waiting_for"], *(f"error: {error}" for error in state["errors"])]:
-            if line not in said:
-                said.add(line)
-                self._say(f"{self._age()}  {line}")
-        for item in state["waiting_for"]:
-            if ": failed: " in item:
-                raise StartError(item.split(": failed: ", 1)[1])
-        for item in state["waiting_for"]:
-            if item.endswith(": deploy failed"):
-                raise StartError(f"Serve cannot deploy {item.removesuffix(': deploy failed')}; {self._tail()}")
-        return bool(state["ready"])
-
-    def _say_ready(self, client: Client) -> None:
-        self._say(f"ready after {time.monotonic() - self._started:.0f} s")
-        with contextlib.suppress(ClientError):
-            for model in client.get("/v1/models")["data"]:
-                for line in render.model(model):
-                    self._say(f"  {line}")
-        self._say(f"  digest page   {self.url}/")
-        self._say(f"  API           {self.url}/v1   (documented at {self.url}/docs)")
-        self._say(f"  report        {self.url}/v1/report   or: frugal-serve report")
-        run = self._run_file.read()
-        if run is not None and run.dashboard:
-            self._say(f"  Ray dashboard http://{run.dashboard}/   (asks for the token that `ray get-auth-token` prints)")
-        self._say("Ctrl-C stops it.")
-
-    def _show_articles(self, client: Client, before: str) -> str:
-        try:
-            counts: dict[str, int] = {}
-            for feed in client.get("/v1/feeds")["data"]:
-                for state, count in feed["num_articles"].items():
-                    counts[state] = counts.get(state, 0) + count
-        except ClientError:
-            return before
-        now = ", ".join(f"{count} {state}" for state, count in sorted(counts.items()) if count)
-        if now and now != before:
-            self._say(f"articles: {now}")
-        return now
+                raise StartError(f"Serve cannot deploy {who}: {_reason(message)}; {self._progress.tail()}")
 
     def _fail_if_dead(self) -> None:
         assert self._child is not None
@@ -267,13 +212,6 @@ class Launcher:
             if self._log.stat().st_size > MAX_LOG_BYTES:
                 shutil.copyfile(self._log, self._log.with_name("serve.log.1"))
                 os.truncate(self._log, 0)  # its writers append, so they go on at the new end
-
-    def _tail(self) -> str:
-        lines = self._log.read_text(errors="replace").splitlines()[-TAIL:] if self._log.exists() else []
-        return "\n".join((f"the end of {self._log}:", *lines))
-
-    def _age(self) -> str:
-        return f"{time.monotonic() - self._started:4.0f} s"
 
     def _end(self) -> None:
         """SIGTERM to the driver, which drains; after its time, SIGKILL to what is left of this run."""
@@ -297,32 +235,6 @@ class Launcher:
         self._child.kill()
         self._essential = []
         leftovers.end(leftovers.find(self._data), asks_first=False)
-
-
-def background(path: pathlib.Path, arguments: Sequence[str], peek: Peek, say: Say) -> None:
-    """Start a launcher of its own session that goes on without us; come back when the program is ready.
-
-    Raises:
-        StartError: it ended before that; it has said why.
-    """
-    log = peek.app.data_path / "launcher.log"
-    log.parent.mkdir(parents=True, exist_ok=True)
-    with log.open("wb") as out:
-        command = [sys.executable, "-m", "serve_app", "serve", str(path), *arguments]
-        child = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=out, stderr=out, start_new_session=True)
-    run_file = RunFile(peek.app.data_path)
-    with log.open(encoding="utf-8", errors="replace") as told:
-        while True:
-            ended = child.poll() is not None
-            for line in told:
-                say(line.rstrip("\n"))
-            if ended:
-                raise StartError(f"it ended with {child.returncode}")
-            run = run_file.read()
-            if run is not None and run.pid == child.pid and run.ready_at is not None:
-                say(f"it goes on as process {child.pid}; `frugal-serve stop` ends it, `frugal-serve logs -f` shows its log")
-                return
-            time.sleep(0.1)
 
 
 def _holder(port: int) -> str:

@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from serve_app.program import launcher
+from serve_app.program import launcher, progress
 from serve_app.program.launcher import Launcher, StartError
 from serve_app.program.peek import Peek
 from serve_app.program.profile import Profile
@@ -127,7 +127,7 @@ def test_a_model_that_failed_says_why_before_anything_else_does(run: Run) -> Non
 
 
 def test_a_long_silence_is_told_once_with_the_end_of_the_log(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(launcher, "SILENCE_S", 0.0)
+    monkeypatch.setattr(progress, "SILENCE_S", 0.0)
     monkeypatch.setattr(launcher, "POLL_S", 0.05)
     with pytest.raises(StartError, match="ended by itself with 0"):
         run.on("import time; print('still importing', flush=True); time.sleep(0.7)")
