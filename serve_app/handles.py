@@ -47,7 +47,11 @@ class ModelHandle:
         Raises:
             Unavailable: the weights are still loading.
         """
-        if self._card is None or (self._card.done() and (self._card.cancelled() or self._card.exception() is not None)):
+        if self._card is not None and self._card.done():
+            if not self._card.cancelled() and self._card.exception() is None:
+                return self._card.result()  # without the timeout below, which costs more than the lookup of a stored answer
+            self._card = None
+        if self._card is None:
             # A fresh context: Serve cancels what a request started when its caller leaves, and others wait for this too.
             self._card = asyncio.create_task(self._describe(), context=contextvars.Context())
         try:

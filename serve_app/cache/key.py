@@ -13,6 +13,8 @@ import json
 
 from serve_app.messages import Ask, Sampling
 
+SAMPLING = tuple(field.name for field in dataclasses.fields(Sampling))
+UNUSED_WHEN_GREEDY = {"temperature": 0.0, "seed": None, "top_p": 1.0, "top_k": 0, "min_p": 0.0}
 VERSION = 1  # of this layout; raise it when the meaning of a stored answer changes
 
 
@@ -34,14 +36,13 @@ def _question(ask: Ask) -> dict[str, object]:
         "model": generate.model,
         "messages": [[message.role, message.content] for message in generate.messages],
         "prompt": generate.prompt,
-        "sampling": dataclasses.asdict(_canonical(generate.sampling)),
+        "sampling": _canonical(generate.sampling),
     }
 
 
-def _canonical(sampling: Sampling) -> Sampling:
-    if not sampling.greedy:
-        return sampling
-    return dataclasses.replace(sampling, temperature=0.0, seed=None, top_p=1.0, top_k=0, min_p=0.0)
+def _canonical(sampling: Sampling) -> dict[str, object]:
+    fields = {name: getattr(sampling, name) for name in SAMPLING}  # `asdict` copies deeply, and took a third of a key's time
+    return {**fields, **UNUSED_WHEN_GREEDY} if sampling.greedy else fields
 
 
 def _sha256(value: object) -> str:
