@@ -211,6 +211,9 @@ class IngressDeployment:
     async def settings_error(self) -> str | None:
         return self._settings.error
 
+    async def flush(self) -> None:
+        await self.services.flush()
+
     async def refuse_new(self) -> float:
         """See GraphServices; program/driver.py asks before it ends the program."""
         return self.services.refuse_new()

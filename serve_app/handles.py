@@ -111,10 +111,8 @@ class Calls:
 
     async def broadcast(self, method: str) -> list[Any]:
         """Call a method of every replica of every deployment that has it; a deployment without replicas answers nothing."""
-        if method == "flush":
-            handles = [self._handles["AnswerCache"], self._handles["Model"]]
-        else:
-            handles = [*self._handles.values(), serve.get_deployment_handle("Ingress", serve.get_replica_context().app_name)]
+        own = serve.get_deployment_handle("Ingress", serve.get_replica_context().app_name)
+        handles = [handle for name, handle in self._handles.items() if (method, name) != ("flush", "Feeds")] + [own]
         results = await asyncio.gather(*(_broadcast(handle, method) for handle in handles))
         return [result for of_one in results for result in of_one]
 

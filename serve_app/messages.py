@@ -98,11 +98,15 @@ class Ask:
 
 @dataclass(frozen=True, slots=True)
 class Opening:
-    """First item of an answer: how it was made. `age_s` is the age of a stored answer, `None` for one that is being made."""
+    """First item of an answer: how it was made. `age_s` is the age of a stored answer, `None` for one that is being made.
+
+    `replay_s`: for so long after its good ending the answer may stand for the next identical question without asking AnswerCache again.
+    """
 
     outcome: Outcome
     key: str
     age_s: float | None = None
+    replay_s: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)

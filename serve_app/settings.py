@@ -184,6 +184,9 @@ class CacheSettings(Settings):
 
     ttl_s: Seconds = Field(30 * 24 * 3600, gt=0, description="an answer older than this is made again")
     max_bytes: int = Field(256_000_000, ge=1_000_000, description="stored answers; the oldest go first")
+    replay_s: Seconds = Field(
+        10, ge=0, le=3600, description="so long Ingress may replay an answer without asking again; also how late it sees a removal"
+    )
     sampled: Literal["never", "always"] = Field("never", description="cache answers drawn at temperature > 0 without a seed")
     finish_abandoned: bool = Field(False, description="finish and store an answer that nobody waits for any more")
     max_in_flight: int = Field(512, ge=1, description="generations at once; more are refused with a 429")

@@ -12,6 +12,8 @@ from collections.abc import AsyncGenerator, Iterator
 from contextlib import aclosing, contextmanager
 from typing import Any, Protocol
 
+from serve_app.cache.books import flush
+from serve_app.cache.replays import Replays, as_items
 from serve_app.costs import report
 from serve_app.drain import Drain
 from serve_app.errors import Overloaded, Stopping
@@ -26,6 +28,8 @@ from serve_app.store.ledger import Ledger
 log = logging.getLogger(__name__)
 
 CARD_RETRY_S = 2.0
+FLUSH_S = 1.0
+MAX_REPLAY_BYTES = 16_000_000  # what of the hottest answers is worth remembering for some seconds
 SEEN_S = 5.0  # a replica whose books are older than this is not loading any more
 SERVING = ("HEALTHY", "UPSCALING", "DOWNSCALING")
 BROKEN = ("UNHEALTHY", "DEPLOY_FAILED")  # a message of any other status is a remark of Serve, not an error
@@ -60,23 +64,34 @@ class GraphServices:
         self._cards: tuple[ModelCard, ...] = ()
         self._num_asking = 0
         self._refusing = False
+        self._flushing = asyncio.Lock()
+        self._keeper: asyncio.Task[None] | None = None
         self._drain = Drain(time.monotonic)
         self._task: asyncio.Task[None] | None = None
         self.own_metrics = Metrics()
+        self._replays = Replays(MAX_REPLAY_BYTES, self.own_metrics, time.time)
 
     @property
     def settings(self) -> IngressSettings:
         return self._settings.value
 
     def start(self) -> None:
-        """Begin to ask for the model's card."""
+        """Begin to ask for the model's card, and to keep the books of what is replayed here."""
         self._task = asyncio.create_task(self._learn_card())
+        self._keeper = asyncio.create_task(self._keep_books())
 
     async def stop(self) -> None:
         """Give the database back."""
-        if self._task is not None:
-            self._task.cancel()
+        for task in (self._task, self._keeper):
+            if task is not None:
+                task.cancel()
+        await self.flush()
         self._database.close()
+
+    async def flush(self) -> None:
+        """Bring the books of what was replayed to the ledger. What cannot be stored stays for the next time."""
+        async with self._flushing:
+            await flush(self._replays.books, self._ledger)
 
     def refuse_new(self) -> float:
         """From now on nobody may ask for an answer: the program stops. Seconds that the running ones may still take."""
@@ -96,12 +111,20 @@ class GraphServices:
 
     async def answer(self, ask: Ask) -> Answer:
         with self._counted():
-            return await self._calls.answer(ask)
+            if (found := self._replays.find(ask)) is not None:
+                return found
+            answer = await self._calls.answer(ask)
+            self._replays.keep(ask, answer)
+            return answer
 
     async def stream(self, ask: Ask) -> AsyncGenerator[Item, None]:
         with self._counted():
+            if (found := self._replays.find(ask)) is not None:
+                for item in as_items(found):
+                    yield item
+                return
             async with aclosing(self._calls.stream(ask)) as items:
-                async for item in items:
+                async for item in self._replays.noted(ask, items):
                     yield item
 
     async def articles(self, q: ArticleQuery) -> ArticlePage:
@@ -175,6 +198,14 @@ class GraphServices:
         replicas = self._ledger.replicas(since=time.time() - SEEN_S)
         phases = [replica.phase for replica in replicas if replica.stopped_at is None or replica.phase.startswith("failed")]
         return [] if "ready" in phases else phases[-1:]
+
+    async def _keep_books(self) -> None:
+        while True:
+            await asyncio.sleep(FLUSH_S)
+            try:
+                await self.flush()
+            except Exception:
+                log.exception("cannot keep the books; trying again")
 
     async def _learn_card(self) -> None:
         while True:

@@ -81,7 +81,7 @@ class Answers:
             self.books.refused(ask)
             raise
         try:
-            yield Opening(outcome, flight.key, flight.age_s)
+            yield Opening(outcome, flight.key, flight.age_s, self._replay_s(flight))
             async for item in flight.follow():
                 if isinstance(item, Finish):
                     ending, finish = item.reason, item
@@ -117,6 +117,12 @@ class Answers:
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, *self._background, return_exceptions=True)
+
+    def _replay_s(self, flight: Flight) -> float:
+        """How long those who ask us may replay this answer: what is stored, or will be, and never beyond its time to live."""
+        if flight.age_s is None and not flight.keep:
+            return 0.0
+        return max(0.0, min(self.settings.replay_s, self.settings.ttl_s - (flight.age_s or 0.0)))
 
     async def _board(self, ask: Ask) -> tuple[Flight, Outcome]:
         """Join the live flight of this key, or start one; an answer that is too old for this caller is not taken."""

@@ -5,11 +5,12 @@ Each caller is one request of its outcome; each generation's cost is booked once
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable
 
 from serve_app.messages import Ask, Finish, Outcome
 from serve_app.metrics import Metrics
-from serve_app.store.ledger import LedgerRow
+from serve_app.store.ledger import Ledger, LedgerRow
 
 
 class Books:
@@ -62,3 +63,14 @@ class Books:
         hour = int(self._now()) // 3600 * 3600
         row = LedgerRow(hour, ask.generate.model, ask.feed_id, outcome, ending, **sums)  # type: ignore[arg-type]
         self.give_back([row])
+
+
+async def flush(books: Books, ledger: Ledger) -> None:
+    """Bring books to the ledger, one call at a time. What cannot be stored goes back, and the error on."""
+    rows = books.take()
+    try:
+        if rows:  # shielded: a cancelled flush is still committed, so its rows must not come back
+            await asyncio.shield(asyncio.to_thread(ledger.add, rows))
+    except Exception:
+        books.give_back(rows)
+        raise

@@ -12,6 +12,7 @@ from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
 from typing import Any
 
 from serve_app.cache.answers import Answers
+from serve_app.cache.books import flush
 from serve_app.live import Live
 from serve_app.messages import Generate, Item
 from serve_app.metrics import Metrics
@@ -79,13 +80,7 @@ class AnswerShard:
     async def flush(self) -> None:
         """Bring the books to the ledger. What cannot be stored stays for the next time."""
         async with self._flushing:
-            rows = self.answers.books.take()
-            try:
-                if rows:  # shielded: a cancelled flush is still committed, so its rows must not come back
-                    await asyncio.shield(asyncio.to_thread(self._ledger.add, rows))
-            except Exception:
-                self.answers.books.give_back(rows)
-                raise
+            await flush(self.answers.books, self._ledger)
 
     async def stop(self) -> None:
         """Give everybody who waits an ending, then close the books."""

@@ -64,10 +64,10 @@ async def desk() -> AsyncIterator[Desk]:
 
 async def test_the_second_time_it_is_a_hit(desk: Desk) -> None:
     first = await desk.asked(ask())
-    assert first == Answer(Opening("miss", KEY), "two words", finish())
+    assert first == Answer(Opening("miss", KEY, replay_s=10), "two words", finish())
     desk.time += 30
     second = await desk.answers.whole(ask(request_id="request-2", priority="batch"))
-    assert second == Answer(Opening("hit", KEY, 30.0), "two words", finish())
+    assert second == Answer(Opening("hit", KEY, 30.0, 10), "two words", finish())
     assert len(desk.model.requests) == 1
 
 
@@ -98,7 +98,7 @@ async def test_a_late_caller_replays_what_exists_and_then_follows(desk: Desk) ->
     await desk.model.started.wait()
     desk.model.say("one ", "two ")
     async with aclosing(desk.answers.stream(ask())) as late:
-        assert await anext(late) == Opening("join", KEY)
+        assert await anext(late) == Opening("join", KEY, replay_s=10)
         assert await anext(late) == Chunk("one two ", 2)
         desk.model.say("three")
         assert await anext(late) == Chunk("three", 1)
@@ -287,3 +287,26 @@ async def test_a_refused_caller_is_in_the_books() -> None:
     desk.model.finish()
     await first
     assert {(row.outcome, row.ending): row.requests for row in desk.answers.books.take()} == {("refused", "error"): 1, ("miss", "stop"): 1}
+
+
+@pytest.mark.parametrize(
+    ("policy", "settings", "replay_s"),
+    [
+        (CachePolicy(), {}, 10),
+        (CachePolicy(no_cache=True), {}, 10),
+        (CachePolicy(no_store=True), {}, 0),
+        (CachePolicy(), {"replay_s": 0}, 0),
+        (CachePolicy(), {"ttl_s": 4}, 4),
+    ],
+)
+async def test_what_is_stored_may_be_replayed_and_not_beyond_its_time_to_live(
+    policy: CachePolicy, settings: dict[str, object], replay_s: float
+) -> None:
+    desk = Desk(**settings)
+    assert (await desk.asked(ask(policy=policy))).opening.replay_s == replay_s
+
+
+async def test_a_stored_answer_may_be_replayed_for_the_rest_of_its_time_to_live(desk: Desk) -> None:
+    await desk.asked(ask())
+    desk.time += desk.answers.settings.ttl_s - 3
+    assert (await desk.answers.whole(ask())).opening.replay_s == 3

@@ -39,6 +39,8 @@ class FakeCalls:
         self.broken: dict[str, Exception] = {}
         self.asked: list[tuple[str, ...]] = []
         self.num_card_calls = 0
+        self.num_asked = 0
+        self.replay_s = 0.0
         self._card: ModelCard | None = None
 
     def load(self, card: ModelCard = CARD) -> None:
@@ -52,7 +54,8 @@ class FakeCalls:
         return self._card
 
     async def answer(self, ask: Ask) -> Answer:
-        return Answer(Opening("miss", "key"), ask.generate.messages[-1].content, finish())
+        self.num_asked += 1
+        return Answer(Opening("miss", "key", replay_s=self.replay_s), ask.generate.messages[-1].content, finish())
 
     async def stream(self, ask: Ask) -> AsyncGenerator[Item, None]:
         yield Opening("miss", "key")
@@ -286,3 +289,16 @@ async def test_a_stop_refuses_new_questions_and_counts_those_that_still_run(worl
     assert (refusal.value.status, refusal.value.retry_after_s) == (503, 30)
     assert [item async for item in running] == [finish()]
     assert world.services.num_running == 0
+
+
+async def test_an_answer_that_may_be_replayed_is_not_asked_for_again_and_is_in_the_books(world: World) -> None:
+    world.calls.replay_s = 60.0
+    first = await world.services.answer(ask("Hi"))
+    again = [item async for item in world.services.stream(ask("Hi"))]
+    assert (first.opening.outcome, world.calls.num_asked) == ("miss", 1)
+    assert [type(item).__name__ for item in again] == ["Opening", "Chunk", "Finish"]
+    assert isinstance(again[0], Opening)
+    assert again[0].outcome == "hit"
+    await world.services.flush()
+    (row,) = world.ledger.rows()
+    assert (row.outcome, row.requests) == ("hit", 1)

@@ -72,7 +72,7 @@ def world(tmp_path: pathlib.Path, database_url: str) -> World:
 
 async def test_an_answer_outlives_the_replica_that_stored_it(world: World) -> None:
     async with world.shard() as shard:
-        assert await world.asked(shard.answers) == Answer(Opening("miss", KEY), "two words", finish())
+        assert await world.asked(shard.answers) == Answer(Opening("miss", KEY, replay_s=10), "two words", finish())
     async with world.shard() as shard:
         found = await shard.answers.whole(ask())
     assert (found.opening.outcome, found.opening.key, found.text, found.finish.compute_s) == ("hit", KEY, "two words", 0.5)
