@@ -26,7 +26,14 @@ def start(path: pathlib.Path, arguments: Sequence[str], peek: Peek, say: Callabl
     with log.open("wb") as out:
         command = [sys.executable, "-m", "serve_app", "serve", str(path), *arguments]
         child = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=out, stderr=out, start_new_session=True)
-    run_file = RunFile(peek.app.data_path)
+    try:
+        _follow(child, log, RunFile(peek.app.data_path), say)
+    except KeyboardInterrupt:
+        child.terminate()
+        raise
+
+
+def _follow(child: subprocess.Popen[bytes], log: pathlib.Path, run_file: RunFile, say: Callable[[str], None]) -> None:
     with log.open(encoding="utf-8", errors="replace") as told:
         while True:
             ended = child.poll() is not None

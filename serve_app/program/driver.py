@@ -7,6 +7,7 @@ With graph.py and handles.py the only file that imports Ray (and config_file.py 
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import json
 import os
@@ -15,6 +16,7 @@ import signal
 import sys
 import threading
 import time
+import traceback
 from typing import Any, TextIO
 
 from serve_app.errors import ConfigError
@@ -22,7 +24,8 @@ from serve_app.program.haproxy import signal_at_parents_death
 
 APPLICATION_POLL_S = 0.3
 GIVE_UP_WAIT_S = 3.0  # from the error that ends a stream to the last byte of it
-BROADCAST_S = 2.0  # on top of the drain itself
+BROADCAST_S = 2.0  # for an answer to a question at a stop
+DRAIN_POLL_S = 0.1
 FAILED = ("DEPLOY_FAILED", "UNHEALTHY")
 
 
@@ -121,34 +124,34 @@ class Driver:
         if ray.is_initialized():
             from ray import serve
 
-            with contextlib.suppress(Exception):  # what does not answer any more is ended below all the same
-                self._drain()
-            with contextlib.suppress(Exception):
-                serve.shutdown()
+            for what in (lambda: asyncio.run(self._drain()), serve.shutdown):
+                try:
+                    what()
+                except Exception:  # what does not answer any more is ended below all the same
+                    traceback.print_exc()
             ray.shutdown()
 
-    def _drain(self) -> None:
+    async def _drain(self) -> None:
+        """On an event loop, without which the throughput settings have no handles."""
         from ray import serve
 
-        handles = {name: serve.get_deployment_handle(name, self._name) for name in ("Ingress", "AnswerCache")}
-        limits = handles["Ingress"].broadcast("refuse_new").results(timeout_s=BROADCAST_S)
-        until = time.monotonic() + max(limits, default=0.0)
-        self._wait_for_requests(handles["Ingress"], until)
-        if self._wait_for_requests(handles["Ingress"], time.monotonic()):
-            handles["AnswerCache"].broadcast("give_up").results(timeout_s=BROADCAST_S)
-            self._wait_for_requests(handles["Ingress"], time.monotonic() + GIVE_UP_WAIT_S)
+        ingress, answers = (serve.get_deployment_handle(name, self._name) for name in ("Ingress", "AnswerCache"))
+        limits = await ingress.broadcast("refuse_new").results_async(timeout_s=BROADCAST_S)
+        if await self._wait_for_requests(ingress, time.monotonic() + max(limits, default=0.0)):
+            await answers.broadcast("give_up").results_async(timeout_s=BROADCAST_S)
+            await self._wait_for_requests(ingress, time.monotonic() + GIVE_UP_WAIT_S)
 
-    def _wait_for_requests(self, ingress: Any, until: float) -> int:
+    async def _wait_for_requests(self, ingress: Any, until: float) -> int:
         """Until nobody waits for an answer, or the time is over; how many still wait."""
         told = 0
         while True:
-            running = sum(ingress.broadcast("num_running").results(timeout_s=BROADCAST_S))
+            running: int = sum(await ingress.broadcast("num_running").results_async(timeout_s=BROADCAST_S))
             if running and running != told:
                 told = running
                 self.say("draining", running=running)
             if not running or time.monotonic() >= until:
-                return int(running)
-            time.sleep(0.1)
+                return running
+            await asyncio.sleep(DRAIN_POLL_S)
 
 
 def leave_with_parent() -> None:

@@ -75,7 +75,9 @@ class Launcher:
         Raises:
             StartError: another run has the data folder, the port is taken, the configuration is wrong, or Serve cannot deploy it.
         """
-        previous = {number: signal.signal(number, self._on_signal) for number in SIGNALS}
+        # One that nohup has us ignore stays ignored. SIGINT does not: a script that starts us with & would have no gentle way to end us.
+        numbers = [number for number in SIGNALS if number == signal.SIGINT or signal.getsignal(number) != signal.SIG_IGN]
+        previous = {number: signal.signal(number, self._on_signal) for number in numbers}
         try:
             self._take_folder()
             self._clean_up()
