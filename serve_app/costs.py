@@ -37,7 +37,7 @@ def report(rows: Sequence[LedgerRow], replicas: Sequence[ReplicaRow], snapshots:
         "latency": {
             "mean_s": _per(total.latency_s, total.requests),
             "by_outcome": _latency(rows, snapshots),
-            "note": "means over all time; quantiles since the present AnswerCache replicas started",
+            "note": "means over all time; quantiles since the present replicas started",
         },
         "batching": _batching(replicas, snapshots),
         "compute": {

@@ -30,6 +30,7 @@ LOST = (RayActorError, ActorUnavailableError)  # the replica died before or whil
 GONE = (RayServeException, TaskCancelledError)  # Serve gave the call up: the deployment failed, or is being deleted
 MAX_TRIES = 3
 BROADCAST_TIMEOUT_S = 5
+STATUS_WAIT_S = 3.0
 CARD_WAIT_S = 10.0  # a request that comes while the weights load waits this long, then gets a 503
 
 
@@ -88,6 +89,7 @@ class Calls:
         self._feeds = feeds
         self._handles = {"AnswerCache": answers, "Model": model, "Feeds": feeds}
         self._model = ModelHandle(model, model_id)
+        self._status: asyncio.Task[Any] | None = None
 
     async def card(self) -> ModelCard:
         """Of the model, once it is loaded."""
@@ -117,8 +119,15 @@ class Calls:
         return [result for of_one in results for result in of_one]
 
     async def deployments(self) -> dict[str, tuple[str, str]]:
-        """Deployment -> its status and message, as Serve's controller sees them."""
-        status = await asyncio.to_thread(serve.status)
+        """Deployment -> its status and message, as Serve's controller sees them; where it does not answer, itself as one of them."""
+        if self._status is None or self._status.done():
+            # One call at a time: it blocks its thread until the controller is back, and the pages need threads, too.
+            self._status = asyncio.create_task(asyncio.to_thread(serve.status), context=contextvars.Context())
+        try:
+            async with asyncio.timeout(STATUS_WAIT_S):
+                status = await asyncio.shield(self._status)
+        except TimeoutError:
+            return {"Serve's controller": ("NOT_ANSWERING", "")}
         app = status.applications.get(serve.get_replica_context().app_name)
         return {name: (found.status.value, found.message) for name, found in app.deployments.items()} if app else {}
 

@@ -15,21 +15,29 @@ from typing import Any
 import httpx
 
 from serve_app.client import Client, ClientError
+from serve_app.program.runfile import Run
 
 APPLICATIONS = "/api/serve/applications/"
 TIMEOUT_S = 5.0
 SEEN_S = 10.0  # a replica writes into the books every second; one that was killed just stops
 
 
-def state(client: Client, dashboard: str | None) -> dict[str, Any]:
+def state(client: Client, dashboard: str | None, run: Run | None = None) -> dict[str, Any]:
     """`{"ready", "waiting_for", "errors", "models": [...], "deployments": [...] or None, "note"}`.
 
-    `dashboard` is an address such as 127.0.0.1:8265, or None where it is not known.
+    `dashboard` is an address such as 127.0.0.1:8265, or None: that of `run`, the run on this machine, where there is one.
 
     Raises:
-        ClientError: the server does not answer.
+        ClientError: the server does not answer, and there is nobody else to ask.
     """
-    data: dict[str, Any] = client.get("/ready")
+    dashboard = dashboard or (run.dashboard if run is not None else None)
+    try:
+        data: dict[str, Any] = client.get("/ready")
+    except ClientError as error:
+        if run is None and not dashboard:
+            raise
+        doing = f"process {run.pid} is starting it" if run is not None and run.ready_at is None else str(error)
+        data = {"ready": False, "waiting_for": [doing], "errors": []}
     data["models"] = [replica for replica in _replicas(client) if _lives(replica)]
     data["deployments"], data["note"] = _deployments(dashboard)
     return data

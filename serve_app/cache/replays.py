@@ -7,6 +7,7 @@ Repeatable questions only, so that what one caller allowed for a sampled answer 
 
 from __future__ import annotations
 
+import time
 from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass, replace
 
@@ -37,6 +38,7 @@ class Replays:
 
     def find(self, ask: Ask) -> Answer | None:
         """The answer, if one may be replayed to this caller now."""
+        began = time.monotonic()
         entry = self._entries.get(shard_key(ask)) if _may_share(ask) and not ask.policy.no_cache else None
         if entry is None:
             return None
@@ -46,7 +48,7 @@ class Replays:
             return None
         opening = replace(entry.answer.opening, outcome="hit", age_s=age_s)
         finish = entry.answer.finish
-        self.books.caller(ask, "hit", finish.reason, finish, 0.0)
+        self.books.caller(ask, "hit", finish.reason, finish, time.monotonic() - began)
         return replace(entry.answer, opening=opening)
 
     def keep(self, ask: Ask, answer: Answer) -> None:

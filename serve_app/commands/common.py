@@ -10,7 +10,7 @@ from typing import Any, NoReturn
 
 import click
 
-from serve_app.client import DEFAULT_URL, Client, ClientError
+from serve_app.client import DEFAULT_URL, TIMEOUT_S, Client, ClientError
 from serve_app.errors import ConfigError
 
 CONFIG = click.argument("config", type=click.Path(path_type=pathlib.Path), default=pathlib.Path("serve_config.yaml"))
@@ -34,10 +34,10 @@ def peeked(path: pathlib.Path) -> Any:
 
 
 @contextlib.contextmanager
-def server(url: str) -> Iterator[Client]:
+def server(url: str, timeout_s: float = TIMEOUT_S) -> Iterator[Client]:
     """A client; what goes wrong inside ends the command with one line."""
     try:
-        with Client(url) as client:
+        with Client(url, timeout_s=timeout_s) as client:
             yield client
     except ClientError as error:
         fail(str(error))

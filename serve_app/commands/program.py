@@ -15,6 +15,8 @@ from serve_app.commands.common import CONFIG, JSON, URL, checked, fail, peeked, 
 from serve_app.database_url import SQLITE
 from serve_app.errors import ConfigError, DatabaseUnavailable
 
+STATUS_REPLY_S = 5.0  # a server that hangs is told, and not waited for
+
 
 @click.command()
 @CONFIG
@@ -52,11 +54,15 @@ def stop(config: pathlib.Path) -> None:
 
     peek = peeked(config)
     folder = peek.app.data_path
-    run = runfile.RunFile(folder).read()
+    run_file = runfile.RunFile(folder)
+    run = run_file.read()
     if run is not None and not runfile.stop(run, peek.drain_s + STOP_S + 4):
         fail(f"process {run.pid} does not end; look at {folder / 'serve.log'}")
+    if run_file.begin(peek.url, "stop") is not None:  # what is there now belongs to a run that has just begun
+        fail(f"another run on {folder} has begun meanwhile; stop it again")
     left = leftovers.find(folder)
     still = leftovers.end(left)
+    run_file.end()
     if still:
         fail(f"cannot end {leftovers.described(still)}; end it yourself")
     click.echo("stopped" if run is not None or left else f"nothing runs on {folder}")
@@ -88,10 +94,9 @@ def status(watch: bool, dashboard: str | None, as_json: bool, url: str) -> None:
     from serve_app.program import tail
     from serve_app.serve_status import state
 
-    dashboard = dashboard or _own_dashboard()
-    with server(url) as client, contextlib.suppress(KeyboardInterrupt):
+    with server(url, STATUS_REPLY_S) as client, contextlib.suppress(KeyboardInterrupt):
         for again in tail.every(tail.WATCH_S, forever=watch):
-            data = state(client, dashboard)
+            data = state(client, dashboard, _own_run(url))
             if again and not as_json:
                 click.clear()
             click.echo(json.dumps(data) if as_json else render.status(data))
@@ -110,14 +115,14 @@ def validate(config: pathlib.Path) -> None:
     click.echo(f"{config}: valid; {model.id} ({model.quantization}) on {model.device}, http://{found.host}:{found.port}")
 
 
-def _own_dashboard() -> str | None:
-    """Of the run on the configuration in the current folder."""
+def _own_run(url: str) -> Any:
+    """The run on the configuration in the current folder, where it is the one at this address."""
     from serve_app.program.peek import peek
     from serve_app.program.runfile import RunFile
 
     with contextlib.suppress(ConfigError):
         run = RunFile(peek(pathlib.Path("serve_config.yaml")).app.data_path).read()
-        return run.dashboard if run is not None else None
+        return run if run is not None and run.url == url.rstrip("/") else None
     return None
 
 

@@ -21,13 +21,17 @@ def start(path: pathlib.Path, arguments: Sequence[str], peek: Peek, say: Callabl
     Raises:
         StartError: it ended before that; it has said why.
     """
+    run_file = RunFile(peek.app.data_path)
+    if (other := run_file.read()) is not None:
+        raise StartError(f"process {other.pid} at {other.url} works on {peek.app.data_path} already; `frugal-serve stop` ends it")
     log = peek.app.data_path / "launcher.log"
     log.parent.mkdir(parents=True, exist_ok=True)
-    with log.open("wb") as out:
+    log.unlink(missing_ok=True)
+    with log.open("ab") as out:
         command = [sys.executable, "-m", "serve_app", "serve", str(path), *arguments]
         child = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=out, stderr=out, start_new_session=True)
     try:
-        _follow(child, log, RunFile(peek.app.data_path), say)
+        _follow(child, log, run_file, say)
     except KeyboardInterrupt:
         child.terminate()
         raise

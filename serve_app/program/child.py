@@ -12,6 +12,8 @@ from typing import Any
 
 import psutil
 
+LAUNCHER = "FRUGAL_LAUNCHER"  # in the child's environment: the process that it ends with
+
 
 class Child:
     """A program in a session of its own (Ctrl-C in the terminal reaches only the launcher). Its last argument is the pipe's number."""
@@ -26,7 +28,7 @@ class Child:
                     stdout=out,
                     stderr=out,
                     stdin=subprocess.DEVNULL,
-                    env=environment,
+                    env={**environment, LAUNCHER: str(os.getpid())},
                     pass_fds=(writer,),
                     start_new_session=True,
                 )

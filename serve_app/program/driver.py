@@ -20,12 +20,14 @@ import traceback
 from typing import Any, TextIO
 
 from serve_app.errors import ConfigError
+from serve_app.program.child import LAUNCHER
 from serve_app.program.haproxy import signal_at_parents_death
 
 APPLICATION_POLL_S = 0.3
-GIVE_UP_WAIT_S = 3.0  # from the error that ends a stream to the last byte of it
-BROADCAST_S = 2.0  # for an answer to a question at a stop
+GIVE_UP_WAIT_S = 2.0  # from the error that ends a stream to the last byte of it
+BROADCAST_S = 1.5  # for an answer to a question at a stop
 DRAIN_POLL_S = 0.1
+DRAIN_UNKNOWN_S = 2.0  # where no Ingress replica says how long
 FAILED = ("DEPLOY_FAILED", "UNHEALTHY")
 
 
@@ -37,6 +39,7 @@ class Driver:
         self._events = events
         self._stop = threading.Event()
         self._name = ""
+        self._deployed = False
 
     def run(self) -> int:
         """Until a signal comes; the exit status."""
@@ -77,6 +80,7 @@ class Driver:
         from ray.serve.schema import ServeDeploySchema
 
         config = ServeDeploySchema.model_validate(data)
+        self._leave_if_asked()
         context = ray.init(address="local", namespace="serve")
         self._listen_for_signals()  # Ray has put its own handler there, which ends everything at once
         self.say("ray", dashboard=context.dashboard_url, session=context.address_info["session_dir"])
@@ -89,6 +93,7 @@ class Driver:
         )
         self.say("serve")
         self._leave_if_asked()
+        self._deployed = True
         client.deploy_apps(config, _blocking=False)
 
     def _listen_for_signals(self) -> None:
@@ -122,43 +127,57 @@ class Driver:
         import ray
 
         if ray.is_initialized():
-            from ray import serve
-
-            for what in (lambda: asyncio.run(self._drain()), serve.shutdown):
-                try:
-                    what()
-                except Exception:  # what does not answer any more is ended below all the same
-                    traceback.print_exc()
+            asyncio.run(self._end_serve())
             ray.shutdown()
 
+    async def _end_serve(self) -> None:
+        """On one event loop: the throughput settings have no handles without one, and their ends belong to the loop of their beginnings."""
+        from ray import serve
+
+        for step in (self._drain, serve.shutdown_async) if self._deployed else (serve.shutdown_async,):
+            try:
+                await step()
+            except Exception:  # what does not answer any more is ended with Ray all the same
+                traceback.print_exc()
+
     async def _drain(self) -> None:
-        """On an event loop, without which the throughput settings have no handles."""
         from ray import serve
 
         ingress, answers = (serve.get_deployment_handle(name, self._name) for name in ("Ingress", "AnswerCache"))
-        limits = await ingress.broadcast("refuse_new").results_async(timeout_s=BROADCAST_S)
-        if await self._wait_for_requests(ingress, time.monotonic() + max(limits, default=0.0)):
-            await answers.broadcast("give_up").results_async(timeout_s=BROADCAST_S)
-            await self._wait_for_requests(ingress, time.monotonic() + GIVE_UP_WAIT_S)
+        limits = await _asked(ingress, "refuse_new")
+        await _asked(answers, "settings_error")  # so that the handle knows its replicas when the time is short
+        await self._wait_for_requests(ingress, time.monotonic() + max(limits, default=DRAIN_UNKNOWN_S))
+        await _asked(answers, "give_up")
+        await self._wait_for_requests(ingress, time.monotonic() + GIVE_UP_WAIT_S)
 
-    async def _wait_for_requests(self, ingress: Any, until: float) -> int:
-        """Until nobody waits for an answer, or the time is over; how many still wait."""
+    async def _wait_for_requests(self, ingress: Any, until: float) -> None:
+        """Until every replica says that nobody waits for an answer, or the time is over."""
         told = 0
-        while True:
-            running: int = sum(await ingress.broadcast("num_running").results_async(timeout_s=BROADCAST_S))
+        while time.monotonic() < until:
+            counts = await _asked(ingress, "num_running")
+            running = int(sum(counts))
+            if counts and not running:
+                return
             if running and running != told:
                 told = running
                 self.say("draining", running=running)
-            if not running or time.monotonic() >= until:
-                return running
             await asyncio.sleep(DRAIN_POLL_S)
 
 
-def leave_with_parent() -> None:
+async def _asked(handle: Any, method: str) -> list[float]:
+    """The numbers that the replicas answered in time; one that dies or is slow must not keep the others from their end."""
+    try:
+        answers = await handle.broadcast(method).results_async(timeout_s=BROADCAST_S, return_exceptions=True)
+    except Exception as error:
+        print(f"{method}: {type(error).__name__}: {error}", file=sys.stderr)  # noqa: T201 (the log)
+        return []
+    return [answer for answer in answers if isinstance(answer, int | float)]
+
+
+def leave_with_parent(launcher: int) -> None:
     """Where the launcher is killed, end in order (on Linux; elsewhere `frugal-serve stop` finds what is left)."""
-    parent = os.getppid()
     signal_at_parents_death(signal.SIGTERM)
-    if os.getppid() != parent:  # it died before the line above
+    if os.getppid() != launcher:  # it died before the line above
         os.kill(os.getpid(), signal.SIGTERM)
 
 
@@ -167,7 +186,7 @@ def main(path: str, events: str) -> int:
     with os.fdopen(int(events), "w", encoding="utf-8") as pipe:
         driver = Driver(pathlib.Path(path), pipe)
         driver._listen_for_signals()
-        leave_with_parent()
+        leave_with_parent(int(os.environ[LAUNCHER]))
         return driver.run()
 
 

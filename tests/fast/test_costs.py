@@ -23,7 +23,7 @@ ALIVE = ReplicaRow("new", "tiny", "host", "ready", 7100.0, 7200.0, None, 20.0, 3
 
 NOTE = "dollars are saved only where a replica was given back; until then caching and batching avoid compute-seconds"
 
-LATENCY_NOTE = "means over all time; quantiles since the present AnswerCache replicas started"
+LATENCY_NOTE = "means over all time; quantiles since the present replicas started"
 BATCH_NOTE = "rows over all time; batch sizes since the present Model replicas started"
 
 

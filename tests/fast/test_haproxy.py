@@ -51,8 +51,10 @@ def config_of_serve(folder: pathlib.Path, port: int, *, knows_application: bool 
 def folder(tmp_path: pathlib.Path) -> Iterator[pathlib.Path]:
     """A short one: a socket's path may have no more than 107 bytes."""
     folder = profile.run_folder(tmp_path)
-    profile.write_wrapper(folder)
+    held = profile.make_run_folder(folder)
+    profile.write_wrapper(folder / "haproxy")
     yield folder
+    os.close(held)
     for file in folder.iterdir():
         file.unlink()
     folder.rmdir()

@@ -46,6 +46,14 @@ connection, _ = listener.accept()
 os.kill(os.getppid(), signal.SIGINT)
 time.sleep(30)
 """
+IS_DEAF_AT_SIGTERM = """
+import os, signal, socket, time
+signal.signal(signal.SIGTERM, signal.SIG_IGN)
+listener = socket.create_server(("127.0.0.1", {port}))
+connection, _ = listener.accept()
+os.kill(os.getppid(), signal.SIGTERM)
+time.sleep(60)
+"""
 IS_READY_ONCE = """
 import http.server, json, os, pathlib, signal
 class Handler(http.server.BaseHTTPRequestHandler):
@@ -73,10 +81,10 @@ class Run:
         self.port = free_port()
         self.lines: list[str] = []
 
-    def on(self, program: str, **values: object) -> None:
+    def on(self, program: str, drain_s: float = 0.0, **values: object) -> None:
         """With a Python program in the driver's place."""
         command = (sys.executable, "-c", program.format(port=self.port, **values))
-        peek = Peek(self.app, "127.0.0.1", self.port, drain_s=0.0)
+        peek = Peek(self.app, "127.0.0.1", self.port, drain_s)
         Launcher(pathlib.Path("serve_config.yaml"), peek, Profile("plain", "plain", {}), self.lines.append, command).run()
 
     def on_answer(self, **state: Any) -> None:
@@ -144,6 +152,12 @@ def test_ctrl_c_does_not_wait_for_a_server_that_is_silent(run: Run, monkeypatch:
     assert run.lines[-2:] == ["stopping", "stopped"]
 
 
+def test_a_stop_is_over_in_15_seconds_although_the_server_hangs_and_the_driver_is_deaf(run: Run) -> None:
+    started_at = time.monotonic()
+    run.on(IS_DEAF_AT_SIGTERM, drain_s=5.0)
+    assert time.monotonic() - started_at < 15.5  # half a second for the start
+
+
 def test_what_was_ready_and_died_is_started_again(run: Run, monkeypatch: pytest.MonkeyPatch, tmp_path: pathlib.Path) -> None:
     monkeypatch.setattr(launcher, "POLL_S", 0.05)
     run.on(IS_READY_ONCE, starts=str(tmp_path / "starts"))
@@ -173,7 +187,7 @@ def test_a_taken_port_is_told_with_the_program_that_has_it(run: Run) -> None:
     with socket.create_server(("127.0.0.1", run.port)), pytest.raises(StartError) as caught:
         run.on("")
     assert f"127.0.0.1:{run.port} cannot be used: Address already in use by " in str(caught.value)
-    assert f"(process {os.getpid()}); stop the program that has it, or set another http_options.port" in str(caught.value)
+    assert f"({os.getpid()}); stop the program that has it, or set another http_options.port" in str(caught.value)
 
 
 def test_a_second_run_on_the_same_data_is_refused_and_told_how_to_end_the_first(run: Run) -> None:

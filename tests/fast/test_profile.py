@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import pathlib
 import socket
 import stat
@@ -11,7 +12,7 @@ import tempfile
 import pytest
 
 from serve_app.program import profile
-from serve_app.program.profile import ProfileError, choose, free_port, run_folder, write_wrapper
+from serve_app.program.profile import ProfileError, choose, free_port, make_run_folder, page_ports, run_folder, wrapper
 
 linux_only = pytest.mark.skipif(not sys.platform.startswith("linux"), reason="HAProxy comes for Linux only")
 
@@ -24,6 +25,7 @@ def test_on_linux_the_fast_profile_is_the_default(tmp_path: pathlib.Path) -> Non
     assert {value for name, value in found.environment.items() if name.endswith(("_LOC", "SOCKET_PATH", "STATE_BASE", "STATE_FILE"))} == {
         str(folder / name) for name in ("haproxy.cfg", "admin.sock", "metrics.sock", "server-state")
     } | {str(folder)}
+    assert found.environment["RAY_SERVE_HAPROXY_BINARY_PATH"] == str(tmp_path / "haproxy")
 
 
 def test_elsewhere_the_plain_profile_runs_and_says_so_in_one_line(tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -54,15 +56,29 @@ def test_the_folder_is_one_per_data_folder_private_and_short(tmp_path: pathlib.P
     monkeypatch.setattr(tempfile, "gettempdir", lambda: "/a/very/long/folder/of/somebody/who/likes/long/names")
     assert len(str(run_folder(tmp_path))) + 69 <= 107
     folder = tmp_path / "run"
-    script = write_wrapper(folder)
-    assert [stat.S_IMODE(path.stat().st_mode) for path in (folder, script)] == [0o700, 0o700]
+    os.close(make_run_folder(folder))
+    assert stat.S_IMODE(folder.stat().st_mode) == 0o700
 
 
 def test_a_link_in_the_place_of_the_folder_is_refused(tmp_path: pathlib.Path) -> None:
     (tmp_path / "elsewhere").mkdir()
     (tmp_path / "run").symlink_to(tmp_path / "elsewhere")
     with pytest.raises(ProfileError, match="belongs to somebody else"):
-        write_wrapper(tmp_path / "run")
+        make_run_folder(tmp_path / "run")
+
+
+@linux_only
+def test_where_the_wrapper_cannot_be_run_the_plain_profile_runs(tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert choose("auto", tmp_path).name == "fast"
+    assert stat.S_IMODE(wrapper(tmp_path).stat().st_mode) == 0o700
+    monkeypatch.setattr(sys, "executable", str(tmp_path / "no-python"))
+    found = choose("auto", tmp_path)
+    assert (found.name, f"HAProxy cannot be run from {tmp_path}" in found.why) == ("plain", True)
+
+
+def test_pages_of_two_programs_get_ports_of_their_own() -> None:
+    with socket.create_server(("127.0.0.1", int(page_ports()["RAY_SERVE_HAPROXY_STATS_PORT"]))) as first:
+        assert int(page_ports()["RAY_SERVE_HAPROXY_STATS_PORT"]) != first.getsockname()[1]
 
 
 def test_a_taken_port_gives_way_to_a_free_one() -> None:

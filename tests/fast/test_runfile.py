@@ -12,7 +12,7 @@ import time
 import psutil
 import pytest
 
-from serve_app.program.runfile import Run, RunFile, stop
+from serve_app.program.runfile import Run, RunFile, birth, stop
 
 HOLDS = """
 import pathlib, signal, sys
@@ -61,9 +61,15 @@ def test_what_a_run_learns_is_there_for_the_others(tmp_path: pathlib.Path) -> No
 
 def test_an_id_that_another_process_has_by_now_is_not_taken_for_the_run() -> None:
     own = psutil.Process()
-    run = Run(own.pid, own.create_time() - 100, "", "")
+    run = Run(own.pid, birth(own) - 100, "", "")
     assert run.process() is None
     assert stop(run, within_s=0)  # and nothing is signalled
+
+
+def test_a_birth_stays_the_same_and_differs_between_processes(holder: subprocess.Popen[str]) -> None:
+    assert birth(psutil.Process()) == birth(psutil.Process()) != birth(psutil.Process(holder.pid))
+    holder.kill()
+    holder.wait()
 
 
 @pytest.mark.parametrize("text", ["", "[]", "{}", '{"pid": 1}', json.dumps({"surprise": 1})])
@@ -78,7 +84,7 @@ def test_a_run_that_does_not_end_is_told() -> None:
     assert process.stdout is not None
     process.stdout.readline()
     started = time.monotonic()
-    assert not stop(Run(process.pid, psutil.Process(process.pid).create_time(), "", ""), within_s=0.3)
+    assert not stop(Run(process.pid, birth(psutil.Process(process.pid)), "", ""), within_s=0.3)
     assert time.monotonic() - started < 5
     process.send_signal(signal.SIGKILL)
     process.wait()

@@ -14,7 +14,8 @@ import httpx
 import pytest
 
 from serve_app import render
-from serve_app.client import Client
+from serve_app.client import Client, ClientError
+from serve_app.program.runfile import Run
 from serve_app.serve_status import APPLICATIONS, ray_token, state
 
 READY = {"ready": True, "waiting_for": [], "errors": []}
@@ -97,6 +98,28 @@ def test_without_a_dashboard_the_servers_own_word_is_shown(address: str | None, 
     with server([]) as client:
         found = state(client, address)
     assert (found["ready"], found["deployments"], said in found["note"]) == (True, None, True)
+
+
+def nobody() -> Client:
+    def refuse(request: httpx.Request) -> httpx.Response:
+        raise httpx.ConnectError("refused", request=request)
+
+    return Client("http://server", httpx.MockTransport(refuse))
+
+
+def test_while_the_server_is_not_there_the_run_and_the_dashboard_are_shown(dashboard: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("RAY_AUTH_TOKEN", "secret")
+    with nobody() as client:
+        starting = state(client, None, Run(7, 0.0, "http://server", "fast", dashboard=dashboard))
+        broken = state(client, None, Run(7, 0.0, "http://server", "fast", dashboard=dashboard, ready_at=1.0))
+    assert (starting["ready"], starting["waiting_for"]) == (False, ["process 7 is starting it"])
+    assert [found["name"] for found in starting["deployments"]] == ["Model"]
+    assert "no server answers at http://server" in broken["waiting_for"][0]
+
+
+def test_where_nobody_is_there_at_all_it_is_an_error() -> None:
+    with nobody() as client, pytest.raises(ClientError, match="no server answers"):
+        state(client, None)
 
 
 def test_the_token_is_found_where_ray_finds_it(tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> None:

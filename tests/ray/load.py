@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import itertools
+import json
 import threading
 import time
+from collections.abc import Iterator
 from types import TracebackType
+from typing import Any
 
 import httpx
 
@@ -67,3 +70,34 @@ def _kind(reply: httpx.Response) -> str:
         return f"{reply.status_code} {reply.json()['error']['code']}"
     except (ValueError, KeyError):
         return f"{reply.status_code} {reply.text[:80]!r}"
+
+
+class Reader(threading.Thread):
+    """Reads a stream in the background; `events` are its JSON events, `ended` says whether [DONE] or an error came last."""
+
+    def __init__(self, program: Program, text: str, max_tokens: int) -> None:
+        super().__init__(daemon=True)
+        self._program = program
+        self._body = question(text, max_tokens=max_tokens, stream=True, ignore_eos=True)
+        self.begun = threading.Event()
+        self.events: list[dict[str, Any]] = []
+        self.done = False
+        self.start()
+
+    def run(self) -> None:
+        for event in self._read():
+            self.events.append(event)
+            self.begun.set()
+
+    def _read(self) -> Iterator[dict[str, Any]]:
+        url = f"{self._program.url}/v1/chat/completions"
+        with httpx.stream("POST", url, json=self._body, timeout=120, trust_env=False) as reply:
+            for line in reply.iter_lines():
+                self.done = self.done or line == "data: [DONE]"
+                if line.startswith("data: {"):
+                    yield json.loads(line.removeprefix("data: "))
+
+    @property
+    def error(self) -> str | None:
+        """The code of the error that ended it."""
+        return self.events[-1]["error"]["code"] if self.events and "error" in self.events[-1] else None

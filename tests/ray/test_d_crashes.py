@@ -93,7 +93,7 @@ def test_nothing_that_was_answered_is_lost_or_different(program: Program, answer
 def test_after_a_stop_there_is_no_stray_process_and_no_port(program: Program) -> None:
     assert program.stop() == []
     assert leftovers.find(program.folder / "data") == []
-    assert [connection for connection in psutil.net_connections("tcp") if getattr(connection.laddr, "port", 0) == program.port] == []
+    assert [at for at in psutil.net_connections("tcp") if at.status == "LISTEN" and getattr(at.laddr, "port", 0) == program.port] == []
     program.start()
 
 

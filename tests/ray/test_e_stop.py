@@ -2,20 +2,20 @@
 
 from __future__ import annotations
 
-import json
 import signal
-import threading
-from collections.abc import Iterator
-from typing import Any
 
 import httpx
 import psutil
 import pytest
 
 from serve_app.program import leftovers
-from tests.ray.program import Program, question
+from serve_app.store.database import Database
+from serve_app.store.ledger import Ledger
+from tests.ray.load import Reader
+from tests.ray.program import Program
 
 NUM_STARTS = 10
+NUM_READERS = 8  # of one batch
 LONG, SHORT = 1800, 24  # tokens: longer than any drain, and shorter
 STOPS = pytest.mark.parametrize(
     ("profile", "number", "max_tokens"),
@@ -29,46 +29,17 @@ STOPS = pytest.mark.parametrize(
 )
 
 
-class Reader(threading.Thread):
-    """Reads a stream in the background; `events` are its JSON events, `ended` says whether [DONE] or an error came last."""
-
-    def __init__(self, program: Program, text: str, max_tokens: int) -> None:
-        super().__init__(daemon=True)
-        self._program = program
-        self._body = question(text, max_tokens=max_tokens, stream=True, ignore_eos=True)
-        self.begun = threading.Event()
-        self.events: list[dict[str, Any]] = []
-        self.done = False
-        self.start()
-
-    def run(self) -> None:
-        for event in self._read():
-            self.events.append(event)
-            self.begun.set()
-
-    def _read(self) -> Iterator[dict[str, Any]]:
-        url = f"{self._program.url}/v1/chat/completions"
-        with httpx.stream("POST", url, json=self._body, timeout=120, trust_env=False) as reply:
-            for line in reply.iter_lines():
-                self.done = self.done or line == "data: [DONE]"
-                if line.startswith("data: {"):
-                    yield json.loads(line.removeprefix("data: "))
-
-    @property
-    def error(self) -> str | None:
-        """The code of the error that ended it."""
-        return self.events[-1]["error"]["code"] if self.events and "error" in self.events[-1] else None
-
-
 @STOPS
 def test_a_stop_lets_an_answer_end_in_time_or_gives_it_an_error(program: Program, profile: str, number: int, max_tokens: int) -> None:
     restart(program, profile)
-    reader = Reader(program, f"Tell me about {profile} {number}.", max_tokens)
-    assert reader.begun.wait(60)
+    readers = [Reader(program, f"Tell me about {profile} {number} {each}.", max_tokens) for each in range(NUM_READERS)]
+    assert all(reader.begun.wait(60) for reader in readers)
     assert program.stop(number) == []  # within 15 s, and nothing is left
-    reader.join(10)
-    assert (reader.done, reader.error) == ((True, None) if max_tokens == SHORT else (False, "cancelled"))
-    assert leftovers.find(program.folder / "data") == []
+    for reader in readers:
+        reader.join(10)
+    expected = (True, None) if max_tokens == SHORT else (False, "cancelled")
+    assert [(reader.done, reader.error) for reader in readers] == [expected] * NUM_READERS
+    assert_ended_in_order(program)
     assert [at for at in psutil.net_connections("tcp") if at.status == "LISTEN" and getattr(at.laddr, "port", 0) == program.port] == []
 
 
@@ -107,8 +78,18 @@ def test_ten_starts_and_stops_leave_nothing(program: Program) -> None:
     for _ in range(NUM_STARTS):
         program.start()
         assert program.stop() == []
-        assert leftovers.find(program.folder / "data") == []
-    assert "Traceback" not in (program.folder / "out.log").read_text()
+        assert_ended_in_order(program)
+
+
+def assert_ended_in_order(program: Program) -> None:
+    """Nothing is left, nothing went wrong on the way, and every Model replica closed its books."""
+    data = program.folder / "data"
+    assert leftovers.find(data) == []
+    assert "Traceback" not in (data / "serve.log").read_text()
+    database = Database(f"sqlite:///{data / 'frugal.db'}")
+    last = Ledger(database).replicas()[-1]
+    database.close()
+    assert (last.phase, last.stopped_at is not None) == ("stopped", True)
 
 
 def restart(program: Program, profile: str) -> None:
