@@ -34,7 +34,7 @@ def test_a_second_replica_comes_and_goes_without_a_failed_request(program: Progr
     model = next(entry for entry in quick["applications"][0]["deployments"] if entry["name"] == "Model")
     model["autoscaling_config"] |= QUICK
     deploy(program, quick)
-    assert running(program, token) == 1
+    program.wait_for(lambda: running(program, token) == 1, 30)
     with Load(program, num_clients=8) as load:
         program.wait_for(lambda: running(program, token) == 2, 90)
         load.wait_for_new_answers(30)
