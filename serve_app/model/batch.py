@@ -19,8 +19,7 @@ from serve_app.model.books import Books
 from serve_app.model.loader import LoadedModel
 from serve_app.model.rows import Row
 from serve_app.model.sampling import RowSampler
-
-STOPPING = "the replica is stopping; send the request again"
+from serve_app.model.threaded import STOPPING
 
 
 def run_batch(loaded: LoadedModel, rows: Sequence[Row], books: Books, after_step: Callable[[], None], abandoned: threading.Event) -> None:

@@ -47,11 +47,17 @@ def load_engine(app: AppSettings, threads: int, report: Report) -> MakeEngine:
     report("importing torch and transformers")
     stay_offline(app.model.source)
     from serve_app.model.loader import load
-    from serve_app.model.static import StaticEngine
 
-    engines = {"static": StaticEngine}
     loaded = load(app.model, app.data_path, threads, report)
-    return lambda tuning, metrics, started_at: engines[app.model.engine](loaded, tuning, metrics, started_at=started_at)
+    if app.model.engine == "static":
+        from serve_app.model.static import StaticEngine
+
+        return lambda tuning, metrics, started_at: StaticEngine(loaded, tuning, metrics, started_at=started_at)
+    from serve_app.model.inflight import SlotsEngine, slots_of
+
+    report("making the KV cache")
+    runner = slots_of(loaded, app.model.kv_cache_mb * 1_000_000)
+    return lambda tuning, metrics, started_at: SlotsEngine(loaded, tuning, metrics, started_at=started_at, runner=runner)
 
 
 class ModelReplica:

@@ -5,8 +5,9 @@ Integers, strings and seconds only; no tensors, no threads. Tests: tests/fast/te
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 from dataclasses import dataclass, field
+from typing import Any
 
 from serve_app.messages import Finish, FinishReason, ModelCard, Usage
 from serve_app.model.engine import Ending, Stream
@@ -29,6 +30,9 @@ class Row:
     batch_size: int = 0
     started_at: float | None = None
     first_token_at: float | None = None
+    num_cached: int = 0  # prompt tokens whose KV was there already
+    last_token: int = 0
+    sampler: Callable[[Any, Any], Any] | None = None  # of an engine that keeps one per row
 
     def __post_init__(self) -> None:
         self.text = TextStream(self.decode, self.stream.request.sampling.stop)
@@ -55,6 +59,7 @@ class Row:
         sampling = self.stream.request.sampling
         self.num_generated += 1
         self.num_unsent += 1
+        self.last_token = token
         self.first_token_at = now if self.first_token_at is None else self.first_token_at
         if self.stream.cancelled:
             return "cancelled"
@@ -77,7 +82,7 @@ class Row:
         num_prompt = len(self.prompt_ids) if self.first_token_at is not None else 0  # nothing was computed for one that never ran
         return Finish(
             reason=reason,
-            usage=Usage(len(self.prompt_ids), self.num_generated),
+            usage=Usage(len(self.prompt_ids), self.num_generated, self.num_cached),
             compute_s=self.seconds,
             alone_s=num_prompt / card.alone_prefill_tokens_per_s + self.num_generated * card.alone_decode_step_s,
             queue_s=started_at - arrived_at,

@@ -8,33 +8,29 @@ what a request must be in prompts.py, who is next in waiting.py. Tests: tests/fa
 
 from __future__ import annotations
 
-import functools
 import logging
-import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 
 import torch
 
-from serve_app.errors import Cancelled, FrugalError, GenerationFailed, Overloaded, Unavailable
-from serve_app.messages import ModelCard
+from serve_app.errors import FrugalError, GenerationFailed, Overloaded, Unavailable
 from serve_app.metrics import Metrics
-from serve_app.model.batch import STOPPING, run_batch
-from serve_app.model.books import Books
-from serve_app.model.engine import Account, Stream
+from serve_app.model.batch import run_batch
+from serve_app.model.engine import Stream
 from serve_app.model.loader import LoadedModel
-from serve_app.model.prompts import encode
 from serve_app.model.rows import Row
-from serve_app.model.waiting import DrainRate, next_batch
+from serve_app.model.threaded import STOPPING, ThreadedEngine
+from serve_app.model.waiting import next_batch
 from serve_app.settings import ModelTuning
 
 logger = logging.getLogger(__name__)
 
-STUCK_S = 5.0  # how long `close` waits for the step in progress once the drain time is over
 
-
-class StaticEngine:
+class StaticEngine(ThreadedEngine):
     """An `Engine` (see engine.py) over one loaded model, with one thread."""
+
+    name = "static-engine"
 
     def __init__(
         self,
@@ -45,45 +41,9 @@ class StaticEngine:
         started_at: float | None = None,
     ) -> None:
         """`started_at`: the clock at the actor's start, from which `startup_s` counts; by default now."""
-        self._loaded = loaded
-        self._tuning = tuning
-        self._clock = clock
-        self._news = threading.Condition()
-        self._waiting: list[Row] = []  # guarded by _news, like _drain_rate
-        self._tokenizing = threading.Lock()  # before it encodes, transformers sets truncation and padding on the tokenizer itself
-        self._closing = False
-        self._abandoned = threading.Event()
+        self._waiting: list[Row] = []  # guarded by _news
         self._in_hand: list[Row] = []
-        self._threads = loaded.threads
-        self._books = Books(loaded.card, tuning.price_per_replica_hour_usd, metrics, clock, started_at)
-        self._drain_rate = DrainRate(64 * loaded.card.alone_decode_step_s + 256 / loaded.card.alone_prefill_tokens_per_s)
-        self._decode = functools.partial(loaded.tokenizer.decode, skip_special_tokens=True, clean_up_tokenization_spaces=False)
-        self._thread = threading.Thread(target=self._loop, name="static-engine", daemon=True)
-        self._thread.start()
-
-    @property
-    def card(self) -> ModelCard:
-        """See Engine.card."""
-        return self._loaded.card
-
-    def admit(self, group: Sequence[Stream]) -> list[Stream | FrugalError]:
-        """See Engine.admit. The whole group is tokenised before its first request can start, so that it shares one batch."""
-        with self._tokenizing:
-            rows = [self._row(stream) for stream in group]
-        with self._news:
-            results = [row if isinstance(row, FrugalError) else self._enqueue(row) for row in rows]
-            self._books.waiting(len(self._waiting))
-            self._news.notify()
-        return results
-
-    def tune(self, tuning: ModelTuning) -> None:
-        """See Engine.tune."""
-        self._tuning = tuning
-        self._books.price_per_hour_usd = tuning.price_per_replica_hour_usd
-
-    def set_threads(self, num_threads: int) -> None:
-        """See Engine.set_threads."""
-        self._threads = num_threads
+        super().__init__(loaded, tuning, metrics, clock, started_at)
 
     def promote(self, request_id: str) -> None:
         """See Engine.promote."""
@@ -91,14 +51,6 @@ class StaticEngine:
             for row in self._waiting:
                 if row.stream.request.request_id == request_id:
                     row.stream.priority = "interactive"
-
-    def account(self) -> Account:
-        """See Engine.account."""
-        return self._books.account_now()
-
-    def alive(self) -> bool:
-        """See Engine.alive."""
-        return self._thread.is_alive()
 
     def close(self, drain_s: float) -> None:
         """See Engine.close."""
@@ -108,17 +60,12 @@ class StaticEngine:
             self._books.waiting(0)
             self._news.notify()
         self._give_up(left)
-        self._thread.join(drain_s)
-        self._abandoned.set()
-        self._thread.join(STUCK_S)
+        self._join(drain_s)
         self._give_up(self._in_hand)  # a thread that hangs inside a step must not hang its callers too
 
-    def _row(self, stream: Stream) -> Row | FrugalError:
-        try:
-            ids = encode(self._loaded.tokenizer, stream.request, self.card.max_context)
-        except FrugalError as error:
-            return error
-        return Row(stream, ids, self._loaded.eos_ids, self._decode)
+    @property
+    def _num_waiting(self) -> int:
+        return len(self._waiting)
 
     def _enqueue(self, row: Row) -> Stream | FrugalError:
         """With the lock held."""
@@ -131,20 +78,14 @@ class StaticEngine:
         self._waiting.append(row)
         return row.stream
 
-    def _loop(self) -> None:
-        self._books.ready()
-        try:
-            while not self._closing:
-                self._in_hand = self._next()
-                if self._in_hand:
-                    self._run(self._in_hand)
-        finally:
-            self._books.over()
+    def _work(self) -> None:
+        while not self._closing:
+            self._in_hand = self._next()
+            if self._in_hand:
+                self._run(self._in_hand)
 
     def _run(self, rows: list[Row]) -> None:
-        # In this thread: OpenMP keeps the number per thread, and bitsandbytes' kernels ask OpenMP, not torch. Under Ray it starts as 1,
-        # because the actor asks for one CPU.
-        torch.set_num_threads(self._threads)
+        torch.set_num_threads(self._threads)  # see ThreadedEngine
         started_at = self._clock()
         self._serve(rows)
         with self._news:
@@ -203,7 +144,3 @@ class StaticEngine:
             if row.live:
                 request_id = row.stream.request.request_id
                 self._books.fail(row, GenerationFailed(f"the model failed on this request; the server's log tells why, under {request_id}"))
-
-    def _give_up(self, rows: list[Row]) -> None:
-        for row in rows:
-            self._books.fail(row, Cancelled(STOPPING, retry_after_s=1))

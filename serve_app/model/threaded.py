@@ -1,0 +1,133 @@
+"""What the engines share: a waiting line behind a lock, one thread, the books, and how requests come in and are turned away.
+
+A subclass says what the thread does (`_work`) and how a row gets into its line (`_enqueue`). Tests: tests/fast/test_engine.py and
+tests/fast/test_inflight.py.
+"""
+
+from __future__ import annotations
+
+import functools
+import threading
+import time
+from collections.abc import Callable, Sequence
+
+from serve_app.errors import Cancelled, FrugalError
+from serve_app.messages import ModelCard
+from serve_app.metrics import Metrics
+from serve_app.model.books import Books
+from serve_app.model.engine import Account, Stream
+from serve_app.model.loader import LoadedModel
+from serve_app.model.prompts import encode
+from serve_app.model.rows import Row
+from serve_app.model.waiting import DrainRate
+from serve_app.settings import ModelTuning
+
+STUCK_S = 5.0  # how long `close` waits for the step in progress once the drain time is over
+STOPPING = "the replica is stopping; send the request again"
+
+
+class ThreadedEngine:
+    """The parts of an `Engine` (see engine.py) that do not depend on how it batches.
+
+    Its thread sets torch's number of threads before it computes: OpenMP keeps the number per thread, and bitsandbytes' kernels ask OpenMP,
+    not torch. Under Ray it starts as 1, because the actor asks for one CPU.
+    """
+
+    name = "engine"
+
+    def __init__(
+        self,
+        loaded: LoadedModel,
+        tuning: ModelTuning,
+        metrics: Metrics,
+        clock: Callable[[], float] = time.monotonic,
+        started_at: float | None = None,
+    ) -> None:
+        """`started_at`: the clock at the actor's start, from which `startup_s` counts; by default now."""
+        self._loaded = loaded
+        self._tuning = tuning
+        self._clock = clock
+        self._news = threading.Condition()
+        self._tokenizing = threading.Lock()  # before it encodes, transformers sets truncation and padding on the tokenizer itself
+        self._closing = False
+        self._abandoned = threading.Event()
+        self._threads = loaded.threads
+        self._books = Books(loaded.card, tuning.price_per_replica_hour_usd, metrics, clock, started_at)
+        # guarded by _news
+        self._drain_rate = DrainRate(64 * loaded.card.alone_decode_step_s + 256 / loaded.card.alone_prefill_tokens_per_s)
+        self._last_ending = clock()
+        self._decode = functools.partial(loaded.tokenizer.decode, skip_special_tokens=True, clean_up_tokenization_spaces=False)
+        self._thread = threading.Thread(target=self._loop, name=self.name, daemon=True)
+        self._thread.start()
+
+    @property
+    def card(self) -> ModelCard:
+        """See Engine.card."""
+        return self._loaded.card
+
+    def admit(self, group: Sequence[Stream]) -> list[Stream | FrugalError]:
+        """See Engine.admit. The whole group is tokenised before its first request can start, so that it shares a prefill."""
+        with self._tokenizing:
+            rows = [self._row(stream) for stream in group]
+        with self._news:
+            results = [row if isinstance(row, FrugalError) else self._enqueue(row) for row in rows]
+            self._books.waiting(self._num_waiting)
+            self._news.notify()
+        return results
+
+    def tune(self, tuning: ModelTuning) -> None:
+        """See Engine.tune."""
+        self._tuning = tuning
+        self._books.price_per_hour_usd = tuning.price_per_replica_hour_usd
+
+    def set_threads(self, num_threads: int) -> None:
+        """See Engine.set_threads."""
+        self._threads = num_threads
+
+    def account(self) -> Account:
+        """See Engine.account."""
+        return self._books.account_now()
+
+    def alive(self) -> bool:
+        """See Engine.alive."""
+        return self._thread.is_alive()
+
+    @property
+    def _num_waiting(self) -> int:
+        """With the lock held: how many wait."""
+        raise NotImplementedError
+
+    def _enqueue(self, row: Row) -> Stream | FrugalError:
+        """With the lock held: into the line, or why not."""
+        raise NotImplementedError
+
+    def _work(self) -> None:
+        """In the engine's thread, until it closes."""
+        raise NotImplementedError
+
+    def _over(self) -> None:
+        """The thread ends, whatever the reason."""
+
+    def _loop(self) -> None:
+        self._books.ready()
+        try:
+            self._work()
+        finally:
+            self._books.over()
+            self._over()
+
+    def _join(self, drain_s: float) -> None:
+        self._thread.join(drain_s)
+        self._abandoned.set()
+        self._thread.join(STUCK_S)
+
+    def _row(self, stream: Stream) -> Row | FrugalError:
+        try:
+            ids = encode(self._loaded.tokenizer, stream.request, self.card.max_context)
+        except FrugalError as error:
+            return error
+        return Row(stream, ids, self._loaded.eos_ids, self._decode)
+
+    def _give_up(self, rows: list[Row]) -> None:
+        for row in rows:
+            self._books.fail(row, Cancelled(STOPPING, retry_after_s=1))
