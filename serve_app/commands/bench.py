@@ -24,12 +24,12 @@ def bench() -> None:
 
 @bench.command("engine")
 @CONFIG
-@click.option("--articles", type=click.IntRange(1), default=16, show_default=True, help="Articles of the sample feed, in turn.")
+@click.option("--articles", type=click.IntRange(1), default=16, show_default=True, help="Real prose of 300 to 500 tokens each.")
 @click.option("--max-tokens", type=click.IntRange(1), default=32, show_default=True)
 @click.option("--rounds", type=click.IntRange(1), default=3, show_default=True)
 @click.option("--json", "as_json", is_flag=True, help="Only the JSON document.")
 def bench_engine(config: pathlib.Path, articles: int, max_tokens: int, rounds: int, as_json: bool) -> None:
-    """One request at a time against static batches of 4, 8 and 16."""
+    """One request at a time, static batches of 4 to 32, and slots."""
     found = checked(config)
     from serve_app.model.source import stay_offline
 
@@ -44,7 +44,7 @@ def bench_engine(config: pathlib.Path, articles: int, max_tokens: int, rounds: i
         loaded = load(found.app.model, found.app.data_path, threads if isinstance(threads, int) else os.cpu_count() or 1, say)
     except ModelLoadError as error:
         fail(error.message)
-    document = engine.run(loaded, (1, 4, 8, 16), articles, max_tokens, rounds, say)
+    document = engine.run(loaded, engine.ARMS, articles, max_tokens, rounds, say)
     if not as_json:
         click.echo(engine.table(document))
     click.echo(json.dumps(document))
