@@ -18,6 +18,7 @@ from serve_app.errors import ModelLoadError
 from serve_app.model import attention
 from serve_app.model.attention import Layout, Segment
 from serve_app.model.scheduler import Step
+from serve_app.model.unpacked import many_tokens
 
 
 class SlotCache:
@@ -70,7 +71,8 @@ class Runner:
         before = self._model.config._attn_implementation
         self._model.set_attn_implementation(attention.NAME)
         try:
-            yield
+            with many_tokens(self._model):
+                yield
         finally:
             self._model.set_attn_implementation(before)
 
