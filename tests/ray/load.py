@@ -92,6 +92,10 @@ class Reader(threading.Thread):
     def _read(self) -> Iterator[dict[str, Any]]:
         url = f"{self._program.url}/v1/chat/completions"
         with httpx.stream("POST", url, json=self._body, timeout=120, trust_env=False) as reply:
+            if reply.is_error:
+                reply.read()
+                yield reply.json()
+                return
             for line in reply.iter_lines():
                 self.done = self.done or line == "data: [DONE]"
                 if line.startswith("data: {"):
