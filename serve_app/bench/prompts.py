@@ -10,10 +10,11 @@ import functools
 from collections.abc import Iterator
 from importlib import resources
 
+from serve_app.feed_url import SAMPLE_FEED
 from serve_app.feeds.parse import parse
 from serve_app.feeds.prompt import question
 from serve_app.messages import Article
-from serve_app.settings import SAMPLE_FEED, SummaryPrompt
+from serve_app.settings import SummaryPrompt
 
 WORDS = 240  # of an article; with the question 333 to 423 tokens of the embedded model's
 SUMMARY = SummaryPrompt(max_words=2 * WORDS)  # nothing is cut off

@@ -15,12 +15,13 @@ from collections.abc import Callable
 from typing import Literal, Protocol
 
 from serve_app.errors import DatabaseUnavailable, FetchError, NotFound
+from serve_app.feed_url import masked
 from serve_app.feeds.decide import Hints, decide, next_check
 from serve_app.feeds.fetch import Fetched, NotModified
 from serve_app.feeds.parse import ParsedFeed, parse
 from serve_app.messages import Feed
 from serve_app.metrics import Metrics
-from serve_app.settings import FeedsSettings, masked
+from serve_app.settings import FeedsSettings
 from serve_app.store.articles import ArticleStore, LeaseLost
 from serve_app.store.records import FeedCheck, FeedFailure
 

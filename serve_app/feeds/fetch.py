@@ -20,11 +20,12 @@ from multidict import CIMultiDictProxy
 
 import serve_app
 from serve_app.errors import FetchError
+from serve_app.feed_url import SAMPLE_FEED, masked
 from serve_app.feeds import headers, reasons
 from serve_app.feeds.guard import Guard, GuardedResolver
 from serve_app.feeds.inflate import ACCEPTED, PIECE, Body
 from serve_app.feeds.pacing import Pacing
-from serve_app.settings import SAMPLE_FEED, FeedsSettings, masked
+from serve_app.settings import FeedsSettings
 
 ACCEPT = (
     "application/atom+xml, application/rss+xml, application/feed+json, application/rdf+xml;q=0.9, "

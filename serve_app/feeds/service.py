@@ -13,13 +13,14 @@ from dataclasses import replace
 from typing import Any
 
 from serve_app.errors import BadRequest
+from serve_app.feed_url import check_feed_url
 from serve_app.feeds.fetch import Fetcher
 from serve_app.feeds.loop import FeedsLoop
 from serve_app.feeds.prompt import question
 from serve_app.live import Live
 from serve_app.messages import Answer, Article, Ask, Feed, Generate, Sampling
 from serve_app.metrics import Metrics
-from serve_app.settings import AppSettings, FeedsSettings, check_feed_url
+from serve_app.settings import AppSettings, FeedsSettings
 from serve_app.store.articles import ArticleStore
 from serve_app.store.database import Database
 

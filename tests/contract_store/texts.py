@@ -10,9 +10,9 @@ from hypothesis import strategies as st
 from sqlalchemy import update
 
 from serve_app.errors import BadRequest, NotFound
+from serve_app.feed_url import MAX_FEED_URL
 from serve_app.feeds.parse import MAX_GUID
 from serve_app.messages import ArticleQuery
-from serve_app.settings import MAX_FEED_URL
 from serve_app.store.answers import AnswerStore
 from serve_app.store.articles import LEASE, ArticleStore
 from serve_app.store.database import Database

@@ -8,10 +8,10 @@ from typing import Any
 import pytest
 
 from serve_app.errors import ConfigError
+from serve_app.feed_url import SAMPLE_FEED, check_feed_url, masked
 from serve_app.live import Live
 from serve_app.settings import (
     EMBEDDED_MODEL,
-    SAMPLE_FEED,
     USER_CONFIGS,
     AppSettings,
     CacheSettings,
@@ -23,8 +23,6 @@ from serve_app.settings import (
     SamplingDefaults,
     Settings,
     SummaryPrompt,
-    check_feed_url,
-    masked,
 )
 
 

@@ -14,8 +14,8 @@ from typing import Any
 from urllib.parse import urlencode, urlsplit
 
 from serve_app.api.schemas import ArticleParams
+from serve_app.feed_url import masked
 from serve_app.messages import Feed
-from serve_app.settings import masked
 
 
 @dataclass(frozen=True, slots=True)
