@@ -16,15 +16,13 @@ from collections.abc import Callable, Collection
 
 import torch
 
-from serve_app.errors import FrugalError, GenerationFailed, Overloaded, Unavailable
 from serve_app.metrics import Metrics
 from serve_app.model.choose import choose
-from serve_app.model.engine import Stream
 from serve_app.model.loader import LoadedModel
 from serve_app.model.rows import Row
 from serve_app.model.runner import Runner, num_slots_in
 from serve_app.model.scheduler import Limits, Scheduler, Sequence, Step
-from serve_app.model.threaded import STOPPING, ThreadedEngine
+from serve_app.model.threaded import ThreadedEngine
 from serve_app.settings import ModelTuning
 
 logger = logging.getLogger(__name__)
@@ -53,6 +51,7 @@ class SlotsEngine(ThreadedEngine):
         self._scheduler = Scheduler(runner.num_slots, runner.slot_tokens, _limits(tuning))  # guarded by _news
         self._numbers = itertools.count()
         self._rows: dict[Sequence, Row] = {}  # guarded by _news
+        self._used_at_ending = 0.0  # the engine's time at the last ending
         super().__init__(loaded, tuning, metrics, clock, started_at)
 
     def tune(self, tuning: ModelTuning) -> None:
@@ -83,19 +82,11 @@ class SlotsEngine(ThreadedEngine):
             left = list(self._rows.values())
         self._give_up(left)  # a thread that hangs inside a step must not hang its callers too
 
-    def _enqueue(self, row: Row) -> Stream | FrugalError:
-        """With the lock held."""
-        if self._closing or not self._thread.is_alive():
-            return Unavailable(STOPPING, retry_after_s=1)
-        num_waiting = len(self._scheduler.waiting)
-        if num_waiting >= self._tuning.max_waiting:
-            after_s = self._drain_rate.retry_after_s(num_waiting)
-            return Overloaded(f"{num_waiting} requests are waiting already; try again in {after_s:.0f} s", retry_after_s=after_s)
+    def _enqueue(self, row: Row) -> None:
         stream = row.stream
         sequence = Sequence(next(self._numbers), row.prompt_ids, row.max_tokens, stream.priority, stream.arrived_at)
         self._scheduler.add(sequence)
         self._rows[sequence] = row
-        return stream
 
     @property
     def _num_waiting(self) -> int:
@@ -187,15 +178,14 @@ class SlotsEngine(ThreadedEngine):
             self._scheduler.fail(broken)
             failed = [self._rows.pop(sequence) for sequence in broken]
         for row in failed:
-            request_id = row.stream.request.request_id
-            self._books.fail(row, GenerationFailed(f"the model failed on this request; the server's log tells why, under {request_id}"))
+            self._fail(row)
 
     def _note_endings(self, num: int) -> None:
         """For the time that a refused caller is told: requests per second of engine time."""
         if num:
-            now = self._clock()
-            self._drain_rate.add(num, now - self._last_ending)
-            self._last_ending = now
+            used_s = self._books.account_now().used_s  # not the clock: it goes on while nobody is there
+            self._drain_rate.add(num, used_s - self._used_at_ending)
+            self._used_at_ending = used_s
 
     def _over(self) -> None:
         with self._news:

@@ -14,13 +14,11 @@ from collections.abc import Callable
 
 import torch
 
-from serve_app.errors import FrugalError, GenerationFailed, Overloaded, Unavailable
 from serve_app.metrics import Metrics
 from serve_app.model.batch import run_batch
-from serve_app.model.engine import Stream
 from serve_app.model.loader import LoadedModel
 from serve_app.model.rows import Row
-from serve_app.model.threaded import STOPPING, ThreadedEngine
+from serve_app.model.threaded import ThreadedEngine
 from serve_app.model.waiting import next_batch
 from serve_app.settings import ModelTuning
 
@@ -67,16 +65,8 @@ class StaticEngine(ThreadedEngine):
     def _num_waiting(self) -> int:
         return len(self._waiting)
 
-    def _enqueue(self, row: Row) -> Stream | FrugalError:
-        """With the lock held."""
-        if self._closing or not self._thread.is_alive():
-            return Unavailable(STOPPING, retry_after_s=1)
-        num_waiting = len(self._waiting)
-        if num_waiting >= self._tuning.max_waiting:
-            after_s = self._drain_rate.retry_after_s(num_waiting)
-            return Overloaded(f"{num_waiting} requests are waiting already; try again in {after_s:.0f} s", retry_after_s=after_s)
+    def _enqueue(self, row: Row) -> None:
         self._waiting.append(row)
-        return row.stream
 
     def _work(self) -> None:
         while not self._closing:
@@ -142,5 +132,4 @@ class StaticEngine(ThreadedEngine):
     def _fail_left(self, rows: list[Row]) -> None:
         for row in rows:
             if row.live:
-                request_id = row.stream.request.request_id
-                self._books.fail(row, GenerationFailed(f"the model failed on this request; the server's log tells why, under {request_id}"))
+                self._fail(row)

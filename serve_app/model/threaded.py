@@ -1,6 +1,6 @@
 """What the engines share: a waiting line behind a lock, one thread, the books, and how requests come in and are turned away.
 
-A subclass says what the thread does (`_work`) and how a row gets into its line (`_enqueue`). Tests: tests/fast/test_engine.py and
+A subclass says what the thread does (`_work`) and where its line is (`_enqueue`, `_num_waiting`). Tests: tests/fast/test_engine.py and
 tests/fast/test_inflight.py.
 """
 
@@ -11,7 +11,7 @@ import threading
 import time
 from collections.abc import Callable, Sequence
 
-from serve_app.errors import Cancelled, FrugalError
+from serve_app.errors import Cancelled, FrugalError, GenerationFailed, Overloaded, Unavailable
 from serve_app.messages import ModelCard
 from serve_app.metrics import Metrics
 from serve_app.model.books import Books
@@ -55,7 +55,6 @@ class ThreadedEngine:
         self._books = Books(loaded.card, tuning.price_per_replica_hour_usd, metrics, clock, started_at)
         # guarded by _news
         self._drain_rate = DrainRate(64 * loaded.card.alone_decode_step_s + 256 / loaded.card.alone_prefill_tokens_per_s)
-        self._last_ending = clock()
         self._decode = functools.partial(loaded.tokenizer.decode, skip_special_tokens=True, clean_up_tokenization_spaces=False)
         self._thread = threading.Thread(target=self._loop, name=self.name, daemon=True)
         self._thread.start()
@@ -70,7 +69,7 @@ class ThreadedEngine:
         with self._tokenizing:
             rows = [self._row(stream) for stream in group]
         with self._news:
-            results = [row if isinstance(row, FrugalError) else self._enqueue(row) for row in rows]
+            results = [row if isinstance(row, FrugalError) else self._accept(row) for row in rows]
             self._books.waiting(self._num_waiting)
             self._news.notify()
         return results
@@ -97,8 +96,8 @@ class ThreadedEngine:
         """With the lock held: how many wait."""
         raise NotImplementedError
 
-    def _enqueue(self, row: Row) -> Stream | FrugalError:
-        """With the lock held: into the line, or why not."""
+    def _enqueue(self, row: Row) -> None:
+        """With the lock held: into the line, where there is room."""
         raise NotImplementedError
 
     def _work(self) -> None:
@@ -127,6 +126,22 @@ class ThreadedEngine:
         except FrugalError as error:
             return error
         return Row(stream, ids, self._loaded.eos_ids, self._decode)
+
+    def _accept(self, row: Row) -> Stream | FrugalError:
+        """With the lock held: into the line, or why not."""
+        if self._closing or not self._thread.is_alive():
+            return Unavailable(STOPPING, retry_after_s=1)
+        num_waiting = self._num_waiting
+        if num_waiting >= self._tuning.max_waiting:
+            after_s = self._drain_rate.retry_after_s(num_waiting)
+            return Overloaded(f"{num_waiting} requests are waiting already; try again in {after_s:.0f} s", retry_after_s=after_s)
+        self._enqueue(row)
+        return row.stream
+
+    def _fail(self, row: Row) -> None:
+        """The model broke on it; the log has been told."""
+        request_id = row.stream.request.request_id
+        self._books.fail(row, GenerationFailed(f"the model failed on this request; the server's log tells why, under {request_id}"))
 
     def _give_up(self, rows: list[Row]) -> None:
         for row in rows:
