@@ -29,7 +29,7 @@ from serve_app.client import Client
 from serve_app.program import leftovers
 from serve_app.program.child import Child
 from serve_app.program.peek import Peek
-from serve_app.program.profile import Profile, make_run_folder, page_ports, run_folder
+from serve_app.program.profile import Profile, inner_ports, make_run_folder, run_folder
 from serve_app.program.progress import Progress, StartError
 from serve_app.program.runfile import RunFile
 
@@ -167,7 +167,7 @@ class Launcher:
     def _spawn(self) -> None:
         if self._log.exists():
             self._log.replace(self._log.with_name("serve.log.1"))  # where the last run crashed, it says why
-        ports = page_ports() if self._profile.name == "fast" else {}
+        ports = inner_ports(self._data) if self._profile.name == "fast" else {}
         environment = {**self._profile.environment, **ports, **os.environ, leftovers.MARK: str(self._data)}
         environment.pop("RAY_ADDRESS", None)  # this run has a Ray of its own
         self._say(f"starting Ray and Serve; log: {self._log}")

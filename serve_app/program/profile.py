@@ -17,6 +17,7 @@ import socket
 import subprocess
 import sys
 import tempfile
+import zlib
 from dataclasses import dataclass
 from typing import Literal
 
@@ -26,6 +27,7 @@ Wanted = Literal["auto", "fast", "plain"]
 
 MAX_TEMP_PATH = 107 - 69 - 18
 STATS_PORT, METRICS_PORT = 8404, 9101
+OWN_PORTS = range(20_000, 29_000)  # neither Ray's workers' (to 19,999) nor Serve's replicas' (from 30,000) nor the kernel's (from 32,768)
 PROBE_S = 10
 DRAIN_S = "1"  # HAProxy knows within that time that a replica is leaving; Serve's 30 s are for load balancers on other machines
 HAPROXY_CHECK_S = "2"  # three failed checks, and Serve starts another HAProxy; with its own 10 s nobody was answered for 35 s
@@ -113,10 +115,18 @@ def write_wrapper(script: pathlib.Path) -> None:
     subprocess.run([script, "-v"], env={haproxy.REAL_BINARY: binary() or ""}, capture_output=True, check=True, timeout=PROBE_S)
 
 
-def page_ports() -> dict[str, str]:
-    """For HAProxy's statistics and metrics: Serve's numbers, or the next free ones where another program has them."""
-    stats, metrics = free_port(STATS_PORT), free_port(METRICS_PORT)
-    return {"RAY_SERVE_HAPROXY_STATS_PORT": str(stats), "RAY_SERVE_HAPROXY_METRICS_PORT": str(metrics)}
+def inner_ports(data_path: pathlib.Path) -> dict[str, str]:
+    """For HAProxy's statistics and metrics: Serve's numbers, or the next free ones. For Serve's proxy behind HAProxy: one of our own.
+
+    Serve's number for that proxy is always the same, and its socket lets others of that number share it: two programs on one machine would
+    get each other's requests while HAProxy knows no replica.
+    """
+    own = OWN_PORTS.start + zlib.crc32(str(data_path).encode()) % (len(OWN_PORTS) // 2)
+    return {
+        "RAY_SERVE_HAPROXY_STATS_PORT": str(free_port(STATS_PORT, 0)),
+        "RAY_SERVE_HAPROXY_METRICS_PORT": str(free_port(METRICS_PORT, 0)),
+        "RAY_SERVE_FALLBACK_PROXY_HTTP_PORT": str(free_port(*range(own, OWN_PORTS.stop))),
+    }
 
 
 def _missing(data_path: pathlib.Path) -> str:
@@ -165,9 +175,9 @@ def _fast(data_path: pathlib.Path) -> dict[str, str]:
     }
 
 
-def free_port(wanted: int) -> int:
-    """This port, or another that nobody has on loopback at this moment."""
-    for port in (wanted, 0):
+def free_port(*wanted: int) -> int:
+    """The first of these that nobody has on loopback at this moment; 0 is any."""
+    for port in wanted:
         with socket.socket() as probe:
             probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             try:

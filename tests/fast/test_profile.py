@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import pathlib
 import socket
@@ -12,7 +13,7 @@ import tempfile
 import pytest
 
 from serve_app.program import profile
-from serve_app.program.profile import ProfileError, choose, free_port, make_run_folder, page_ports, run_folder, wrapper
+from serve_app.program.profile import OWN_PORTS, ProfileError, choose, free_port, inner_ports, make_run_folder, run_folder, wrapper
 
 linux_only = pytest.mark.skipif(not sys.platform.startswith("linux"), reason="HAProxy comes for Linux only")
 
@@ -76,13 +77,23 @@ def test_where_the_wrapper_cannot_be_run_the_plain_profile_runs(tmp_path: pathli
     assert (found.name, f"HAProxy cannot be run from {tmp_path}" in found.why) == ("plain", True)
 
 
-def test_pages_of_two_programs_get_ports_of_their_own() -> None:
-    with socket.create_server(("127.0.0.1", int(page_ports()["RAY_SERVE_HAPROXY_STATS_PORT"]))) as first:
-        assert int(page_ports()["RAY_SERVE_HAPROXY_STATS_PORT"]) != first.getsockname()[1]
+def test_two_programs_get_inner_ports_of_their_own(tmp_path: pathlib.Path) -> None:
+    first = inner_ports(tmp_path)
+    with contextlib.ExitStack() as listening:
+        for port in first.values():
+            listening.enter_context(socket.create_server(("127.0.0.1", int(port))))
+        again = inner_ports(tmp_path)
+    assert [name for name in first if first[name] == again[name]] == []
+
+
+def test_programs_that_start_at_the_same_time_do_not_share_serves_proxy(tmp_path: pathlib.Path) -> None:
+    ports = {inner_ports(tmp_path / name)["RAY_SERVE_FALLBACK_PROXY_HTTP_PORT"] for name in ("a", "b", "c")}
+    assert len(ports) == 3
+    assert {int(port) in OWN_PORTS for port in ports} == {True}
 
 
 def test_a_taken_port_gives_way_to_a_free_one() -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
-        assert free_port(port) != port
+        assert free_port(port, 0) != port
     assert free_port(port) == port

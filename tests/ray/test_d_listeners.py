@@ -7,8 +7,10 @@ import re
 import grpc
 import psutil
 import pytest
+from ray.serve._private.constants import RAY_SERVE_FALLBACK_PROXY_HTTP_PORT
 from ray.serve.generated import serve_pb2
 
+from serve_app.program.profile import OWN_PORTS
 from tests.ray.program import REPOSITORY, Program
 
 LOOPBACK = ("127.0.0.1", "::1", "::ffff:127.0.0.1")
@@ -25,6 +27,14 @@ def test_the_server_and_haproxy_listen_on_loopback_alone(program: Program) -> No
     assert len(haproxy) == 3  # the front door, its statistics, its metrics
     assert {address for address, _port in haproxy} == {"127.0.0.1"}
     assert {address for address, port in everything if 30000 <= port <= 31000} <= set(LOOPBACK)  # Ingress behind HAProxy
+
+
+def test_serves_proxy_has_a_port_that_no_other_program_shares(program: Program) -> None:
+    """Behind HAProxy it takes what no replica takes yet; on Serve's own number, two programs would answer each other's callers."""
+    (proxy,) = [process for process in program.processes() if process.cmdline()[:1] == ["ray::ProxyActor"]]
+    ports = {port for _ip, port in listeners(proxy)}
+    assert len(ports & set(OWN_PORTS)) == 1
+    assert RAY_SERVE_FALLBACK_PROXY_HTTP_PORT not in ports
 
 
 def test_every_listener_on_another_address_is_rays_and_stands_in_the_readme(program: Program) -> None:
