@@ -18,9 +18,10 @@ import torch
 
 from serve_app.metrics import Metrics
 from serve_app.model.choose import choose
+from serve_app.model.kvcache import num_slots_in
 from serve_app.model.loader import LoadedModel
 from serve_app.model.rows import Row
-from serve_app.model.runner import Runner, num_slots_in
+from serve_app.model.runner import Runner, dtype_of
 from serve_app.model.scheduler import Limits, Scheduler, Sequence, Step
 from serve_app.model.threaded import ThreadedEngine
 from serve_app.settings import ModelTuning
@@ -201,8 +202,9 @@ def slots_of(loaded: LoadedModel, budget_bytes: int) -> Runner:
     Raises:
         ModelLoadError: not one slot fits into it, or the budget not into the machine.
     """
-    slot_tokens = min(loaded.card.max_context, loaded.max_positions)
-    return Runner(loaded.model, min(num_slots_in(budget_bytes, loaded.model, slot_tokens), MAX_SLOTS), slot_tokens)
+    model, slot_tokens = loaded.model, min(loaded.card.max_context, loaded.max_positions)
+    num_slots = num_slots_in(budget_bytes, model.config.get_text_config(), slot_tokens, dtype_of(model), str(model.device))
+    return Runner(model, min(num_slots, MAX_SLOTS), slot_tokens)
 
 
 def _limits(tuning: ModelTuning) -> Limits:
