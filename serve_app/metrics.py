@@ -51,6 +51,8 @@ METRICS: dict[str, Spec] = {
     "frugal_engine_completion_tokens_total": Spec("counter", "Tokens generated.", ("model",)),
     "frugal_engine_waiting": Spec("gauge", "Requests that wait for the engine."),
     "frugal_engine_running": Spec("gauge", "Rows that the engine is decoding."),
+    "frugal_engine_max_live_rows": Spec("gauge", "Rows that may decode together now: max_batch_size, or fewer by target_itl_ms."),
+    "frugal_engine_chunk_tokens": Spec("gauge", "Prompt tokens that the last step was allowed beside its decoding rows."),
     "frugal_engine_batch_size": Spec("histogram", "Rows per batch, counted once per batch.", (), ROWS),
     "frugal_engine_queue_seconds": Spec("histogram", "From arrival at the engine to the first step."),
     "frugal_engine_ttft_seconds": Spec("histogram", "From arrival at the engine to the first token."),

@@ -72,6 +72,10 @@ class ModelSettings(Settings):
         "static", description="slots: requests join and leave the running batch at every step; static: batches through `generate`"
     )
     kv_cache_mb: int = Field(1024, ge=1, description="memory for the keys and values of running requests (engine slots)")
+    keep_unpacked: Literal["auto"] | bool = Field(
+        "auto",
+        description="engine slots on a CPU: hold a bf16 copy of 4-bit weights, which is quicker; auto: where a quarter of memory holds it",
+    )
     trust_remote_code: Literal[False] = Field(False, description="code from a model repository is never run")
 
     @model_validator(mode="after")
@@ -199,6 +203,11 @@ class ModelTuning(Settings):
     max_batch_size: int = Field(16, ge=1, le=256, description="rows that decode together")
     batch_wait_timeout_s: Seconds = Field(0.02, ge=0, le=1, description="how long @serve.batch waits for company")
     max_waiting: int = Field(256, ge=1, description="requests queued in the engine; more are refused with a 429")
+    target_itl_ms: float | None = Field(
+        None,
+        gt=0,
+        description="milliseconds from one token of a running answer to the next; fewer rows run where it is not held (engine slots)",
+    )
     max_chunks_per_s: float = Field(
         500, gt=0, description="pieces of text that a replica sends, all its streams together; above it, tokens travel together"
     )

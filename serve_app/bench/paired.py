@@ -26,6 +26,7 @@ from serve_app.errors import FrugalError
 from serve_app.messages import Failed, Finish
 from serve_app.metrics import Metrics
 from serve_app.model.engine import Engine, Stream
+from serve_app.model.openmp import compute_apart
 from serve_app.model.replica import load_engine
 from serve_app.settings import IngressSettings, ModelTuning, SamplingDefaults
 
@@ -44,7 +45,8 @@ def engine_of(config: CheckedConfig, say: Callable[[str], None]) -> Iterator[Eng
     assert isinstance(ingress, IngressSettings)
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     threads = config.app.model.threads
-    make = load_engine(config.app, threads if isinstance(threads, int) else cores, lambda phase: say(f"engine: {phase}"))
+    num_threads = threads if isinstance(threads, int) else cores
+    make = compute_apart(lambda: load_engine(config.app, num_threads, lambda phase: say(f"engine: {phase}")))
     engine = make(tuning, Metrics(), time.monotonic())
     try:
         yield EngineSender(engine, ingress.sampling)

@@ -74,6 +74,11 @@ class Books:
         self._account.waiting = num
         self._metrics.set("frugal_engine_waiting", num)
 
+    def limits(self, max_live: int, chunk_tokens: int) -> None:
+        """What the next step may take on."""
+        self._metrics.set("frugal_engine_max_live_rows", max_live)
+        self._metrics.set("frugal_engine_chunk_tokens", chunk_tokens)
+
     def batch(self, rows: Sequence[Row]) -> None:
         """A batch begins with its set-up, whose time is the first step's."""
         now = self._clock()

@@ -18,7 +18,7 @@ from torch.nn import functional
 
 from serve_app.model import attention
 from serve_app.model.attention import Layout
-from serve_app.model.linears import Linears, kept_bytes, linears
+from serve_app.model.linears import Linears, linears
 
 # Whose layers are those above and nothing else. A subclass may differ in anything, so names are compared, not types.
 FAMILY = ("LlamaForCausalLM", "MistralForCausalLM", "Qwen2ForCausalLM", "Qwen3ForCausalLM")
@@ -30,11 +30,6 @@ def fits(model: Any) -> bool:
     """True where `Dense` gives what the model's own forward gives."""
     config = model.config
     return type(model).__name__ in FAMILY and model.device.type == "cpu" and getattr(config, "hidden_act", "") == "silu"
-
-
-def bytes_to_keep(model: Any) -> int:
-    """What `keep` takes in memory beside the model."""
-    return sum(kept_bytes(group) for layer in model.model.layers for group in _groups(layer)) + kept_bytes([model.lm_head])
 
 
 class Dense:
@@ -52,10 +47,10 @@ class Dense:
         hidden = self._embed(ids)
         cos, sin = (part[0, :, None] for part in self._rotary(hidden, positions[None]))
         half = cos.shape[-1] // 2
-        sin = torch.cat((-sin[..., :half], sin[..., half:]), -1)
+        turn = (cos, torch.cat((-sin[..., :half], sin[..., half:]), -1))
         last = len(self._layers) - 1
         for index, layer in enumerate(self._layers):
-            mixed = layer.attend(layer.norm(hidden), cos, sin, layout, index)
+            mixed = layer.attend(layer.norm(hidden), turn, layout, index)
             if index == last:  # nothing reads the other tokens' outputs any more
                 hidden, mixed = hidden[wanted], mixed[wanted]
                 if not wanted.numel():
@@ -82,12 +77,12 @@ class _Layer:
     window: int
     scaling: float
 
-    def attend(self, hidden: Tensor, cos: Tensor, sin: Tensor, layout: Layout, index: int) -> Tensor:
+    def attend(self, hidden: Tensor, turn: tuple[Tensor, Tensor], layout: Layout, index: int) -> Tensor:
         """[tokens, heads * dim], before the output product."""
         query, key, value = (part.unflatten(-1, (-1, self.dim)) for part in self.qkv(hidden))
         if self.norm_query is not None and self.norm_key is not None:
             query, key = self.norm_query(query), self.norm_key(key)
-        query, key = _rotate(query, cos, sin), _rotate(key, cos, sin)
+        query, key = _rotate(query, *turn), _rotate(key, *turn)
         return attention.run(query, key, value, layout, index, self.window, self.scaling).flatten(1)
 
 

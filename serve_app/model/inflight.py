@@ -12,24 +12,28 @@ from __future__ import annotations
 import itertools
 import logging
 import time
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Iterable
+from typing import Any
 
+import psutil
 import torch
 
+from serve_app.errors import ModelLoadError
 from serve_app.metrics import Metrics
 from serve_app.model.choose import choose
 from serve_app.model.kvcache import num_slots_in
 from serve_app.model.loader import LoadedModel
+from serve_app.model.pace import MAX_CHUNK, Pace
 from serve_app.model.rows import Row
-from serve_app.model.runner import Runner, dtype_of
-from serve_app.model.scheduler import Limits, Scheduler, Sequence, Step
+from serve_app.model.runner import Runner, bytes_to_keep, dtype_of
+from serve_app.model.scheduler import Scheduler, Sequence, Step
 from serve_app.model.threaded import ThreadedEngine
-from serve_app.settings import ModelTuning
+from serve_app.settings import ModelSettings, ModelTuning
 
 logger = logging.getLogger(__name__)
 
 MAX_SLOTS = 256  # as max_batch_size
-CHUNK_TOKENS = 512  # prompt tokens of one step: below, the model's weights are unpacked too often; above, running rows wait too long
+KEEP_SHARE = 0.25  # of the memory that is free, for weights that could stay packed
 
 
 class SlotsEngine(ThreadedEngine):
@@ -46,20 +50,17 @@ class SlotsEngine(ThreadedEngine):
         started_at: float | None = None,
         *,
         runner: Runner,
+        chunk_tokens: int = MAX_CHUNK,
     ) -> None:
-        """`started_at`: the clock at the actor's start, from which `startup_s` counts; by default now."""
+        """`started_at`: the clock at the actor's start, from which `startup_s` counts; by default now. `chunk_tokens`: the longest."""
         self._runner = runner
-        self._scheduler = Scheduler(runner.num_slots, runner.slot_tokens, _limits(tuning))  # guarded by _news
+        self._pace = Pace(1 / loaded.card.alone_prefill_tokens_per_s, loaded.card.alone_decode_step_s, chunk_tokens)
+        limits = self._pace.limits(tuning, interactive=False)
+        self._scheduler = Scheduler(runner.num_slots, runner.slot_tokens, limits)  # guarded by _news
         self._numbers = itertools.count()
         self._rows: dict[Sequence, Row] = {}  # guarded by _news
         self._used_at_ending = 0.0  # the engine's time at the last ending
         super().__init__(loaded, tuning, metrics, clock, started_at)
-
-    def tune(self, tuning: ModelTuning) -> None:
-        """See Engine.tune."""
-        super().tune(tuning)
-        with self._news:
-            self._scheduler.tuning = _limits(tuning)
 
     def promote(self, request_id: str) -> None:
         """See Engine.promote."""
@@ -116,9 +117,11 @@ class SlotsEngine(ThreadedEngine):
             for sequence, row in self._rows.items():
                 if row.stream.cancelled:
                     self._scheduler.cancel(sequence.number)
+            self._scheduler.tuning = limits = self._pace.limits(self._tuning, self._is_interactive(self._scheduler.running))
             step, departed = self._scheduler.plan(self._clock())
             rows = [self._rows.pop(sequence) for sequence, _ in departed]
             self._books.waiting(self._num_waiting)
+            self._books.limits(limits.max_live, limits.chunk_tokens)
             num_running = len(self._scheduler.running)
             joined = [self._rows[chunk.sequence] for chunk in step.chunks if chunk.start == chunk.sequence.num_cached]
         for row in rows:
@@ -132,6 +135,7 @@ class SlotsEngine(ThreadedEngine):
         torch.set_num_threads(self._threads)  # see ThreadedEngine
         work = [(self._rows[sequence], 1) for sequence in step.decodes]
         work += [(self._rows[chunk.sequence], chunk.stop - chunk.start) for chunk in step.chunks]
+        began_at = self._clock()
         try:
             logits = self._runner.run(step)
             rows = [self._rows[sequence] for sequence in step.yields]
@@ -141,12 +145,18 @@ class SlotsEngine(ThreadedEngine):
             return
         num_prompt = sum(chunk.stop - chunk.start for chunk in step.chunks)
         now = self._books.packed_step(work, num_prompt, len(rows))
+        full = self._num_waiting > 0 and len(step.decodes) >= self._pace.max_live(self._tuning)
+        self._pace.observe(step, now - began_at, self._is_interactive(step.decodes), full, self._tuning)
         over = []
         for sequence, row, token in zip(step.yields, rows, tokens, strict=True):
             row.num_cached = sequence.num_cached
             if self._take(row, token, now):
                 over.append(sequence)
         self._settle(step, tokens, over)
+
+    @staticmethod
+    def _is_interactive(sequences: Iterable[Sequence]) -> bool:
+        return any(sequence.state == "decode" and sequence.priority == "interactive" for sequence in sequences)
 
     def _take(self, row: Row, token: int, now: float) -> bool:
         """True where the token is the answer's last one."""
@@ -196,21 +206,33 @@ class SlotsEngine(ThreadedEngine):
         self._give_up(left)
 
 
-def slots_of(loaded: LoadedModel, budget_bytes: int) -> Runner:
-    """A runner with as many slots of the model's whole context as a memory budget holds, at most `MAX_SLOTS`.
+def slots_of(loaded: LoadedModel, settings: ModelSettings) -> Runner:
+    """A runner with as many slots of the model's whole context as `kv_cache_mb` holds, at most `MAX_SLOTS`.
 
     Raises:
-        ModelLoadError: not one slot fits into it, or the budget not into the machine.
+        ModelLoadError: not one slot fits into it, or the budget or the unpacked weights not into the machine.
     """
     model, slot_tokens = loaded.model, min(loaded.card.max_context, loaded.max_positions)
+    budget_bytes = settings.kv_cache_mb * 1_000_000
     num_slots = num_slots_in(budget_bytes, model.config.get_text_config(), slot_tokens, dtype_of(model), str(model.device))
-    return Runner(model, min(num_slots, MAX_SLOTS), slot_tokens)
+    return Runner(model, min(num_slots, MAX_SLOTS), slot_tokens, _keeps(model, settings, budget_bytes))
 
 
-def _limits(tuning: ModelTuning) -> Limits:
-    return Limits(
-        token_budget=CHUNK_TOKENS + tuning.max_batch_size,
-        chunk_tokens=CHUNK_TOKENS,
-        max_live=tuning.max_batch_size,
-        starvation_s=tuning.batch_starvation_s,
-    )
+def _keeps(model: Any, settings: ModelSettings, kv_bytes: int) -> bool:
+    """Whether a bf16 copy of 4-bit weights is held.
+
+    Raises:
+        ModelLoadError: it shall, and does not fit, with the arithmetic.
+    """
+    need = bytes_to_keep(model)
+    if not settings.keep_unpacked or not need:
+        return False
+    free = psutil.virtual_memory().available
+    if settings.keep_unpacked == "auto":
+        return need <= max(free - kv_bytes, 0) * KEEP_SHARE
+    if need + kv_bytes > free:
+        raise ModelLoadError(
+            f"the unpacked weights take {need / 1e6:,.0f} MB and the KV cache {kv_bytes / 1e6:,.0f} MB, and {free / 1e6:,.0f} MB are free; "
+            "set model.keep_unpacked: false, or lower model.kv_cache_mb"
+        )
+    return True

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import contextlib
 import copy
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
 import torch
@@ -68,8 +68,8 @@ def can_keep(layer: Any) -> bool:
     )
 
 
-def kept_bytes(layers: Sequence[Any]) -> int:
-    """What `keep` takes beside the layers."""
+def kept_bytes(layers: Iterable[Any]) -> int:
+    """What `keep` takes for these, beside the layers."""
     return sum(2 * layer.in_features * layer.out_features for layer in layers if can_keep(layer))
 
 

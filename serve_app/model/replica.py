@@ -22,6 +22,7 @@ from serve_app.live import Live
 from serve_app.messages import Failed, Finish, Generate, Item, ModelCard
 from serve_app.metrics import Metrics
 from serve_app.model.engine import Account, Engine, Stream
+from serve_app.model.openmp import compute_apart
 from serve_app.model.source import stay_offline
 from serve_app.settings import AppSettings, ModelTuning
 from serve_app.store.database import Database
@@ -56,7 +57,7 @@ def load_engine(app: AppSettings, threads: int, report: Report) -> MakeEngine:
     from serve_app.model.inflight import SlotsEngine, slots_of
 
     report("making the KV cache")
-    runner = slots_of(loaded, app.model.kv_cache_mb * 1_000_000)
+    runner = slots_of(loaded, app.model)
     return lambda tuning, metrics, started_at: SlotsEngine(loaded, tuning, metrics, started_at=started_at, runner=runner)
 
 
@@ -101,7 +102,7 @@ class ModelReplica:
         """
         self._beat_task = asyncio.create_task(self._beat_forever())
         try:
-            await asyncio.to_thread(self._load)
+            await asyncio.to_thread(compute_apart, self._load)
         except Exception as error:
             self._phase = f"failed: {error.message if isinstance(error, FrugalError) else f'{type(error).__name__}: {error}'}"
             self._beat_task.cancel()

@@ -17,7 +17,7 @@ from serve_app.model import attention
 from serve_app.model.attention import Layout, Segment
 from serve_app.model.dense import Dense, fits
 from serve_app.model.kvcache import SlotCache
-from serve_app.model.linears import quick
+from serve_app.model.linears import is_packed, kept_bytes, quick
 from serve_app.model.scheduler import Step
 
 
@@ -81,6 +81,13 @@ class Runner:
 def _slot(sequence: Any) -> int:
     assert sequence.slot is not None, "a sequence that runs has a slot"
     return int(sequence.slot)
+
+
+def bytes_to_keep(model: Any) -> int:
+    """What `Runner(keep=True)` takes for weights, beside the model's own; 0 where it has nothing to keep."""
+    if not any(is_packed(layer) for layer in model.modules()):
+        return 0  # nothing would be quicker
+    return kept_bytes(model.modules() if fits(model) else filter(is_packed, model.modules()))
 
 
 def dtype_of(model: Any) -> torch.dtype:

@@ -12,7 +12,7 @@ from serve_app.metrics import Metrics
 from serve_app.model.engine import Stream
 from serve_app.model.inflight import SlotsEngine, slots_of
 from serve_app.model.prompts import encode
-from serve_app.settings import ModelTuning
+from serve_app.settings import ModelSettings, ModelTuning
 from tests.model.conftest import Embedded
 
 QUESTIONS = [
@@ -34,7 +34,7 @@ async def test_every_difference_from_generate_begins_where_two_tokens_are_as_goo
         for number, text in enumerate(QUESTIONS)
     ]
     singly = [plain(embedded, request) for request in requests]
-    engine = SlotsEngine(loaded, ModelTuning(max_batch_size=4), Metrics(), runner=slots_of(loaded, 400_000_000))
+    engine = SlotsEngine(loaded, ModelTuning(max_batch_size=4), Metrics(), runner=slots_of(loaded, ModelSettings(kv_cache_mb=400)))
     streams = [Stream(request) for request in requests]
     assert engine.admit(streams) == streams
     texts = await asyncio.gather(*map(read, streams))

@@ -1,0 +1,77 @@
+"""How much a step of the in-flight engine may take on: how many rows run at once, and how many prompt tokens come in beside them.
+
+Two rules, both over the times of the steps so far:
+
+- A prompt's chunk beside an interactive row is as large as that row may be kept waiting: up to `target_itl_ms`, or without one up to
+  `SLOWDOWN` decode steps. Beside batch rows, or nobody, it is the largest.
+- With a target, the number of live rows follows it: one more after each window of steps within it, a tenth less after one above it
+  (additive increase, multiplicative decrease, as in Clipper, NSDI 2017, https://arxiv.org/abs/1612.03079, section 4.3).
+
+Floats and integers only; the engine's thread calls it. Tests: tests/fast/test_pace.py.
+"""
+
+from __future__ import annotations
+
+from serve_app.model.steps import Limits, Step
+from serve_app.settings import ModelTuning
+
+MAX_CHUNK, MIN_CHUNK = 512, 32  # prompt tokens; more are no quicker per token, fewer cost more steps than they spare anybody
+SLOWDOWN = 3.0
+BACK_OFF = 0.9
+WINDOW = 8  # steps between two changes of the number of live rows
+WEIGHT = 0.2  # of the newest step in the averages
+
+
+class Pace:
+    """Of one engine. `prompt_token_s` and `decode_s`: first guesses of a prompt token's and a decode step's seconds."""
+
+    def __init__(self, prompt_token_s: float, decode_s: float, max_chunk: int = MAX_CHUNK) -> None:
+        self._prompt_token_s = prompt_token_s
+        self._decode_s = decode_s
+        self._max_chunk = max_chunk
+        self._live = float("inf")  # no limit but the setting's
+        self._num_steps, self._num_late, self._was_full = 0, 0, False
+
+    def max_live(self, tuning: ModelTuning) -> int:
+        """Rows that may run at once now."""
+        return int(min(self._live, tuning.max_batch_size)) if tuning.target_itl_ms else tuning.max_batch_size
+
+    def limits(self, tuning: ModelTuning, interactive: bool) -> Limits:
+        """For the next step; `interactive`: somebody is waiting for a decoding row's next token."""
+        chunk = self._chunk(tuning) if interactive else self._max_chunk
+        return Limits(
+            token_budget=chunk + tuning.max_batch_size,
+            chunk_tokens=chunk,
+            max_live=self.max_live(tuning),
+            starvation_s=tuning.batch_starvation_s,
+        )
+
+    def observe(self, step: Step, seconds: float, interactive: bool, full: bool, tuning: ModelTuning) -> None:
+        """A step has run. `full`: somebody waits for one of the live rows to end."""
+        num_prompt = step.num_tokens - len(step.decodes)
+        if num_prompt:
+            each = max(seconds - (self._decode_s if step.decodes else 0.0), 0.0) / num_prompt
+            self._prompt_token_s += WEIGHT * (each - self._prompt_token_s)
+        else:
+            self._decode_s += WEIGHT * (seconds - self._decode_s)
+        if tuning.target_itl_ms and interactive and not num_prompt:
+            self._follow(seconds * 1000 > tuning.target_itl_ms, full, tuning.max_batch_size)
+
+    def _chunk(self, tuning: ModelTuning) -> int:
+        step_s = tuning.target_itl_ms / 1000 if tuning.target_itl_ms else SLOWDOWN * self._decode_s
+        room_s = step_s - self._decode_s
+        return int(max(MIN_CHUNK, min(self._max_chunk, room_s / self._prompt_token_s)))
+
+    def _follow(self, late: bool, full: bool, most: int) -> None:
+        """Count a decode step; after a window of them, change the number of live rows. Only a limit that holds somebody back can rise."""
+        self._live = min(self._live, most)
+        self._num_steps += 1
+        self._num_late += late
+        self._was_full |= full
+        if self._num_steps < WINDOW:
+            return
+        if self._num_late > WINDOW // 2:
+            self._live = max(1.0, self._live * BACK_OFF)
+        elif self._was_full and not self._num_late:
+            self._live = min(self._live + 1, most)
+        self._num_steps, self._num_late, self._was_full = 0, 0, False

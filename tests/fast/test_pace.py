@@ -1,0 +1,91 @@
+"""Chunks and live rows by the times of the steps: simulated engines whose steps take so long for each row and prompt token."""
+
+from __future__ import annotations
+
+import pytest
+
+from serve_app.model.pace import MAX_CHUNK, MIN_CHUNK, SLOWDOWN, WINDOW, Pace
+from serve_app.model.steps import Chunk, Sequence, Step
+from serve_app.settings import ModelTuning
+
+ROW_S, TOKEN_S = 0.001, 0.0004  # of the simulated engine
+
+
+def sequence(number: int) -> Sequence:
+    return Sequence(number, [1] * 1000, 10, "interactive", 0.0)
+
+
+def step(num_decodes: int, num_prompt: int = 0) -> Step:
+    chunks = (Chunk(sequence(999), 0, num_prompt),) if num_prompt else ()
+    return Step((), tuple(map(sequence, range(num_decodes))), chunks)
+
+
+def seconds(work: Step) -> float:
+    return 0.005 + ROW_S * len(work.decodes) + TOKEN_S * (work.num_tokens - len(work.decodes))
+
+
+def decode(pace: Pace, tuning: ModelTuning, num_steps: int, wanting: int) -> int:
+    """Steps in which as many rows run as may, of those that want to; how many run at the end."""
+    for _ in range(num_steps):
+        num = min(pace.max_live(tuning), wanting)
+        work = step(num)
+        pace.observe(work, seconds(work), interactive=True, full=wanting > num, tuning=tuning)
+    return min(pace.max_live(tuning), wanting)
+
+
+def test_a_chunk_beside_an_interactive_row_makes_its_step_as_long_as_it_may_be() -> None:
+    pace, tuning = Pace(TOKEN_S, 0.01), ModelTuning(max_batch_size=64)
+    decode(pace, tuning, 50, wanting=16)
+    chunk = pace.limits(tuning, interactive=True).chunk_tokens
+    assert seconds(step(16, chunk)) == pytest.approx(SLOWDOWN * seconds(step(16)), rel=0.02)
+    aimed = ModelTuning(max_batch_size=64, target_itl_ms=100)
+    assert seconds(step(16, pace.limits(aimed, interactive=True).chunk_tokens)) == pytest.approx(0.1, rel=0.02)
+
+
+def test_beside_batch_rows_or_nobody_the_chunk_is_the_longest() -> None:
+    assert Pace(TOKEN_S, 0.01).limits(ModelTuning(target_itl_ms=20), interactive=False).chunk_tokens == MAX_CHUNK
+
+
+def test_a_target_below_a_decode_step_still_lets_prompts_in() -> None:
+    pace = Pace(TOKEN_S, 0.2)
+    assert pace.limits(ModelTuning(target_itl_ms=10), interactive=True).chunk_tokens == MIN_CHUNK
+
+
+def test_a_prompt_tokens_time_is_learned_beside_rows_and_alone() -> None:
+    for num_decodes in (0, 16):
+        pace, tuning = Pace(TOKEN_S * 10, 0.021), ModelTuning()
+        for _ in range(50):
+            pace.observe(step(num_decodes, 400), 0.021 * (num_decodes > 0) + 400 * TOKEN_S, interactive=True, full=False, tuning=tuning)
+        assert pace.limits(tuning, interactive=True).chunk_tokens == pytest.approx((SLOWDOWN - 1) * 0.021 / TOKEN_S, abs=1)
+
+
+def test_live_rows_come_down_to_the_target_and_stay_near_it() -> None:
+    pace, tuning = Pace(TOKEN_S, 0.01), ModelTuning(max_batch_size=64, target_itl_ms=30)
+    assert decode(pace, tuning, 1, wanting=100) == 64
+    decode(pace, tuning, 500, wanting=100)
+    seen = [decode(pace, tuning, 8, wanting=100) for _ in range(50)]
+    fitting = 25  # 5 ms and 25 rows of 1 ms
+    assert 0.85 * fitting <= min(seen) <= max(seen) <= fitting + 1
+
+
+def test_live_rows_rise_again_one_at_a_time_when_steps_are_quick_and_somebody_waits() -> None:
+    pace, tuning = Pace(TOKEN_S, 0.01), ModelTuning(max_batch_size=64, target_itl_ms=30)
+    decode(pace, tuning, 63 * WINDOW, wanting=100)
+    held = pace.max_live(tuning)
+    eager = ModelTuning(max_batch_size=64, target_itl_ms=1000)
+    decode(pace, eager, 10 * WINDOW, wanting=10)
+    assert pace.max_live(eager) == held  # nobody is held back by it
+    assert decode(pace, eager, 10 * WINDOW, wanting=100) == held + 10
+    decode(pace, eager, 1000, wanting=100)
+    assert pace.max_live(eager) == 64
+
+
+def test_at_least_one_row_runs_whatever_the_target() -> None:
+    pace, tuning = Pace(TOKEN_S, 0.01), ModelTuning(max_batch_size=8, target_itl_ms=0.001)
+    assert decode(pace, tuning, 1000, wanting=100) == 1
+
+
+def test_without_a_target_the_setting_alone_counts() -> None:
+    pace, tuning = Pace(TOKEN_S, 0.01), ModelTuning(max_batch_size=8, target_itl_ms=0.001)
+    decode(pace, tuning, 1000, wanting=100)
+    assert pace.max_live(ModelTuning(max_batch_size=8)) == 8
