@@ -54,8 +54,8 @@ class SlotsEngine(ThreadedEngine):
     ) -> None:
         """`started_at`: the clock at the actor's start, from which `startup_s` counts; by default now. `chunk_tokens`: the longest."""
         self._runner = runner
-        self._pace = Pace(1 / loaded.card.alone_prefill_tokens_per_s, loaded.card.alone_decode_step_s, chunk_tokens)
-        limits = self._pace.limits(tuning, interactive=False)
+        self._pace = Pace(runner.costs, chunk_tokens)
+        limits = self._pace.limits(tuning, 0, interactive=False)
         self._scheduler = Scheduler(runner.num_slots, runner.slot_tokens, limits)  # guarded by _news
         self._numbers = itertools.count()
         self._rows: dict[Sequence, Row] = {}  # guarded by _news
@@ -117,7 +117,8 @@ class SlotsEngine(ThreadedEngine):
             for sequence, row in self._rows.items():
                 if row.stream.cancelled:
                     self._scheduler.cancel(sequence.number)
-            self._scheduler.tuning = limits = self._pace.limits(self._tuning, self._is_interactive(self._scheduler.running))
+            decoding = [sequence for sequence in self._scheduler.running if sequence.state == "decode"]
+            limits = self._scheduler.tuning = self._pace.limits(self._tuning, len(decoding), _is_interactive(decoding))
             step, departed = self._scheduler.plan(self._clock())
             rows = [self._rows.pop(sequence) for sequence, _ in departed]
             self._books.waiting(self._num_waiting)
@@ -146,17 +147,13 @@ class SlotsEngine(ThreadedEngine):
         num_prompt = sum(chunk.stop - chunk.start for chunk in step.chunks)
         now = self._books.packed_step(work, num_prompt, len(rows))
         full = self._num_waiting > 0 and len(step.decodes) >= self._pace.max_live(self._tuning)
-        self._pace.observe(step, now - began_at, self._is_interactive(step.decodes), full, self._tuning)
+        self._pace.observe(step, now - began_at, _is_interactive(step.decodes), full, self._tuning)
         over = []
         for sequence, row, token in zip(step.yields, rows, tokens, strict=True):
             row.num_cached = sequence.num_cached
             if self._take(row, token, now):
                 over.append(sequence)
         self._settle(step, tokens, over)
-
-    @staticmethod
-    def _is_interactive(sequences: Iterable[Sequence]) -> bool:
-        return any(sequence.state == "decode" and sequence.priority == "interactive" for sequence in sequences)
 
     def _take(self, row: Row, token: int, now: float) -> bool:
         """True where the token is the answer's last one."""
@@ -206,8 +203,12 @@ class SlotsEngine(ThreadedEngine):
         self._give_up(left)
 
 
+def _is_interactive(sequences: Iterable[Sequence]) -> bool:
+    return any(sequence.priority == "interactive" for sequence in sequences)
+
+
 def slots_of(loaded: LoadedModel, settings: ModelSettings) -> Runner:
-    """A runner with as many slots of the model's whole context as `kv_cache_mb` holds, at most `MAX_SLOTS`.
+    """A runner with as many slots of the model's whole context as `kv_cache_mb` holds, at most `MAX_SLOTS`, that knows what its steps take.
 
     Raises:
         ModelLoadError: not one slot fits into it, or the budget or the unpacked weights not into the machine.
@@ -215,7 +216,9 @@ def slots_of(loaded: LoadedModel, settings: ModelSettings) -> Runner:
     model, slot_tokens = loaded.model, min(loaded.card.max_context, loaded.max_positions)
     budget_bytes = settings.kv_cache_mb * 1_000_000
     num_slots = num_slots_in(budget_bytes, model.config.get_text_config(), slot_tokens, dtype_of(model), str(model.device))
-    return Runner(model, min(num_slots, MAX_SLOTS), slot_tokens, _keeps(model, settings, budget_bytes))
+    runner = Runner(model, min(num_slots, MAX_SLOTS), slot_tokens, _keeps(model, settings, budget_bytes))
+    runner.measure()
+    return runner
 
 
 def _keeps(model: Any, settings: ModelSettings, kv_bytes: int) -> bool:

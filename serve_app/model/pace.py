@@ -1,6 +1,6 @@
 """How much a step of the in-flight engine may take on: how many rows run at once, and how many prompt tokens come in beside them.
 
-Two rules, both over the times of the steps so far:
+Two rules, over what steps took at the engine's start and since:
 
 - A prompt's chunk beside an interactive row is as large as that row may be kept waiting: up to `target_itl_ms`, or without one up to
   `SLOWDOWN` decode steps. Beside batch rows, or nobody, it is the largest.
@@ -12,6 +12,8 @@ Floats and integers only; the engine's thread calls it. Tests: tests/fast/test_p
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 from serve_app.model.steps import Limits, Step
 from serve_app.settings import ModelTuning
 
@@ -19,15 +21,28 @@ MAX_CHUNK, MIN_CHUNK = 512, 32  # prompt tokens; more are no quicker per token, 
 SLOWDOWN = 3.0
 BACK_OFF = 0.9
 WINDOW = 8  # steps between two changes of the number of live rows
-WEIGHT = 0.2  # of the newest step in the averages
+WEIGHT = 0.05  # of the newest step in the average
+
+
+@dataclass(frozen=True, slots=True)
+class Costs:
+    """Seconds of a step: of any, of each decoding row, of each prompt token."""
+
+    step_s: float
+    row_s: float
+    prompt_token_s: float
+
+    def seconds(self, num_rows: int, num_prompt: int) -> float:
+        """What such a step takes."""
+        return self.step_s + self.row_s * num_rows + self.prompt_token_s * num_prompt
 
 
 class Pace:
-    """Of one engine. `prompt_token_s` and `decode_s`: first guesses of a prompt token's and a decode step's seconds."""
+    """Of one engine. `costs` are as measured at its start; what the machine does since is one factor on all of them."""
 
-    def __init__(self, prompt_token_s: float, decode_s: float, max_chunk: int = MAX_CHUNK) -> None:
-        self._prompt_token_s = prompt_token_s
-        self._decode_s = decode_s
+    def __init__(self, costs: Costs, max_chunk: int = MAX_CHUNK) -> None:
+        self._costs = costs
+        self._drift = 1.0
         self._max_chunk = max_chunk
         self._live = float("inf")  # no limit but the setting's
         self._num_steps, self._num_late, self._was_full = 0, 0, False
@@ -36,9 +51,9 @@ class Pace:
         """Rows that may run at once now."""
         return int(min(self._live, tuning.max_batch_size)) if tuning.target_itl_ms else tuning.max_batch_size
 
-    def limits(self, tuning: ModelTuning, interactive: bool) -> Limits:
-        """For the next step; `interactive`: somebody is waiting for a decoding row's next token."""
-        chunk = self._chunk(tuning) if interactive else self._max_chunk
+    def limits(self, tuning: ModelTuning, num_rows: int, interactive: bool) -> Limits:
+        """For the next step beside so many decoding rows; `interactive`: somebody is waiting for the next token of one of them."""
+        chunk = self._chunk(tuning, num_rows) if interactive else self._max_chunk
         return Limits(
             token_budget=chunk + tuning.max_batch_size,
             chunk_tokens=chunk,
@@ -48,19 +63,16 @@ class Pace:
 
     def observe(self, step: Step, seconds: float, interactive: bool, full: bool, tuning: ModelTuning) -> None:
         """A step has run. `full`: somebody waits for one of the live rows to end."""
-        num_prompt = step.num_tokens - len(step.decodes)
-        if num_prompt:
-            each = max(seconds - (self._decode_s if step.decodes else 0.0), 0.0) / num_prompt
-            self._prompt_token_s += WEIGHT * (each - self._prompt_token_s)
-        else:
-            self._decode_s += WEIGHT * (seconds - self._decode_s)
+        num_rows = len(step.decodes)
+        num_prompt = step.num_tokens - num_rows
+        self._drift += WEIGHT * (seconds / self._costs.seconds(num_rows, num_prompt) - self._drift)
         if tuning.target_itl_ms and interactive and not num_prompt:
             self._follow(seconds * 1000 > tuning.target_itl_ms, full, tuning.max_batch_size)
 
-    def _chunk(self, tuning: ModelTuning) -> int:
-        step_s = tuning.target_itl_ms / 1000 if tuning.target_itl_ms else SLOWDOWN * self._decode_s
-        room_s = step_s - self._decode_s
-        return int(max(MIN_CHUNK, min(self._max_chunk, room_s / self._prompt_token_s)))
+    def _chunk(self, tuning: ModelTuning, num_rows: int) -> int:
+        decode_s = self._costs.seconds(num_rows, 0)
+        room_s = tuning.target_itl_ms / 1000 / self._drift - decode_s if tuning.target_itl_ms else (SLOWDOWN - 1) * decode_s
+        return int(max(MIN_CHUNK, min(self._max_chunk, room_s / self._costs.prompt_token_s)))
 
     def _follow(self, late: bool, full: bool, most: int) -> None:
         """Count a decode step; after a window of them, change the number of live rows. Only a limit that holds somebody back can rise."""

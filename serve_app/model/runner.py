@@ -7,6 +7,7 @@ Tests: tests/model/test_runner.py, against `generate`.
 from __future__ import annotations
 
 import contextlib
+import time
 from collections.abc import Iterator
 from typing import Any
 
@@ -18,7 +19,11 @@ from serve_app.model.attention import Layout, Segment
 from serve_app.model.dense import Dense, fits
 from serve_app.model.kvcache import SlotCache
 from serve_app.model.linears import is_packed, kept_bytes, quick
-from serve_app.model.scheduler import Step
+from serve_app.model.pace import Costs
+from serve_app.model.scheduler import Chunk, Sequence, Step
+
+MEASURED_ROWS, MEASURED_CONTEXT, MEASURED_PROMPT, MEASURED_TIMES = 16, 200, 256, 4
+UNMEASURED = Costs(step_s=0.01, row_s=0.001, prompt_token_s=0.0005)
 
 
 class Runner:
@@ -27,6 +32,7 @@ class Runner:
     def __init__(self, model: Any, num_slots: int, slot_tokens: int, keep: bool = False) -> None:
         """`keep`: with a bf16 copy of 4-bit weights on a CPU, which is quicker (see linears.py)."""
         attention.register()
+        self.costs = UNMEASURED
         self.num_slots, self.slot_tokens = num_slots, slot_tokens
         self._model = model
         self._config = model.config.get_text_config()
@@ -45,6 +51,29 @@ class Runner:
                 yield
         finally:
             self._model.set_attn_implementation(before)
+
+    def measure(self) -> None:
+        """Set `costs`, from a few steps on slots that nobody uses yet. Takes about a second of the embedded model."""
+        rows = min(MEASURED_ROWS, self.num_slots)
+        prompt, at = min(MEASURED_PROMPT, self.slot_tokens), min(MEASURED_CONTEXT, self.slot_tokens - 1)
+        sequences = [Sequence(slot, [0] * at, 1, "batch", 0.0, slot=slot, token_ids=[0]) for slot in range(rows)]
+        whole = Sequence(rows, [0] * prompt, 1, "batch", 0.0, slot=0)
+        with self.attached():
+            one_s = self._seconds(Step(decodes=tuple(sequences[:1])))
+            all_s = self._seconds(Step(decodes=tuple(sequences)))
+            prompt_s = self._seconds(Step(chunks=(Chunk(whole, 0, prompt),)))
+        row_s = max(all_s - one_s, 0.0) / max(rows - 1, 1)
+        step_s = max(one_s - row_s, 0.0)
+        self.costs = Costs(step_s, row_s, max(prompt_s - step_s, prompt_s / 2) / prompt)
+
+    def _seconds(self, step: Step) -> float:
+        """The best of a few times."""
+        times = []
+        for _ in range(MEASURED_TIMES):
+            began_at = time.perf_counter()
+            self.run(step).argmax(-1).tolist()  # waits for the device
+            times.append(time.perf_counter() - began_at)
+        return min(times)
 
     def run(self, step: Step) -> Tensor:
         """The fp32 logits [yields, vocabulary] of the step's sequences that get a token, in the order of `step.yields`."""

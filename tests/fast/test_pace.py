@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import pytest
 
-from serve_app.model.pace import MAX_CHUNK, MIN_CHUNK, SLOWDOWN, WINDOW, Pace
+from serve_app.model.pace import MAX_CHUNK, MIN_CHUNK, SLOWDOWN, WINDOW, Costs, Pace
 from serve_app.model.steps import Chunk, Sequence, Step
 from serve_app.settings import ModelTuning
 
-ROW_S, TOKEN_S = 0.001, 0.0004  # of the simulated engine
+COSTS = Costs(step_s=0.005, row_s=0.001, prompt_token_s=0.0004)  # of the simulated engine
 
 
 def sequence(number: int) -> Sequence:
@@ -21,7 +21,7 @@ def step(num_decodes: int, num_prompt: int = 0) -> Step:
 
 
 def seconds(work: Step) -> float:
-    return 0.005 + ROW_S * len(work.decodes) + TOKEN_S * (work.num_tokens - len(work.decodes))
+    return COSTS.seconds(len(work.decodes), work.num_tokens - len(work.decodes))
 
 
 def decode(pace: Pace, tuning: ModelTuning, num_steps: int, wanting: int) -> int:
@@ -33,34 +33,34 @@ def decode(pace: Pace, tuning: ModelTuning, num_steps: int, wanting: int) -> int
     return min(pace.max_live(tuning), wanting)
 
 
-def test_a_chunk_beside_an_interactive_row_makes_its_step_as_long_as_it_may_be() -> None:
-    pace, tuning = Pace(TOKEN_S, 0.01), ModelTuning(max_batch_size=64)
-    decode(pace, tuning, 50, wanting=16)
-    chunk = pace.limits(tuning, interactive=True).chunk_tokens
-    assert seconds(step(16, chunk)) == pytest.approx(SLOWDOWN * seconds(step(16)), rel=0.02)
-    aimed = ModelTuning(max_batch_size=64, target_itl_ms=100)
-    assert seconds(step(16, pace.limits(aimed, interactive=True).chunk_tokens)) == pytest.approx(0.1, rel=0.02)
+@pytest.mark.parametrize("num_rows", [1, 16, 60])
+def test_a_chunk_beside_an_interactive_row_makes_its_step_as_long_as_it_may_be(num_rows: int) -> None:
+    pace = Pace(COSTS)
+    chunk = pace.limits(ModelTuning(), num_rows, interactive=True).chunk_tokens
+    assert seconds(step(num_rows, chunk)) == pytest.approx(SLOWDOWN * seconds(step(num_rows)), rel=0.05)
+    aimed = ModelTuning(target_itl_ms=100)
+    assert seconds(step(num_rows, pace.limits(aimed, num_rows, interactive=True).chunk_tokens)) == pytest.approx(0.1, rel=0.02)
 
 
 def test_beside_batch_rows_or_nobody_the_chunk_is_the_longest() -> None:
-    assert Pace(TOKEN_S, 0.01).limits(ModelTuning(target_itl_ms=20), interactive=False).chunk_tokens == MAX_CHUNK
+    assert Pace(COSTS).limits(ModelTuning(target_itl_ms=20), 16, interactive=False).chunk_tokens == MAX_CHUNK
 
 
 def test_a_target_below_a_decode_step_still_lets_prompts_in() -> None:
-    pace = Pace(TOKEN_S, 0.2)
-    assert pace.limits(ModelTuning(target_itl_ms=10), interactive=True).chunk_tokens == MIN_CHUNK
+    assert Pace(COSTS).limits(ModelTuning(target_itl_ms=10), 60, interactive=True).chunk_tokens == MIN_CHUNK
 
 
-def test_a_prompt_tokens_time_is_learned_beside_rows_and_alone() -> None:
-    for num_decodes in (0, 16):
-        pace, tuning = Pace(TOKEN_S * 10, 0.021), ModelTuning()
-        for _ in range(50):
-            pace.observe(step(num_decodes, 400), 0.021 * (num_decodes > 0) + 400 * TOKEN_S, interactive=True, full=False, tuning=tuning)
-        assert pace.limits(tuning, interactive=True).chunk_tokens == pytest.approx((SLOWDOWN - 1) * 0.021 / TOKEN_S, abs=1)
+def test_a_machine_that_became_slower_takes_smaller_chunks_for_the_same_target() -> None:
+    pace, tuning = Pace(COSTS), ModelTuning(target_itl_ms=100)
+    for num_prompt in (0, 100) * 100:
+        work = step(16, num_prompt)
+        pace.observe(work, 2 * seconds(work), interactive=False, full=False, tuning=tuning)
+    chunk = pace.limits(tuning, 16, interactive=True).chunk_tokens
+    assert 2 * seconds(step(16, chunk)) == pytest.approx(0.1, rel=0.02)
 
 
 def test_live_rows_come_down_to_the_target_and_stay_near_it() -> None:
-    pace, tuning = Pace(TOKEN_S, 0.01), ModelTuning(max_batch_size=64, target_itl_ms=30)
+    pace, tuning = Pace(COSTS), ModelTuning(max_batch_size=64, target_itl_ms=30)
     assert decode(pace, tuning, 1, wanting=100) == 64
     decode(pace, tuning, 500, wanting=100)
     seen = [decode(pace, tuning, 8, wanting=100) for _ in range(50)]
@@ -69,7 +69,7 @@ def test_live_rows_come_down_to_the_target_and_stay_near_it() -> None:
 
 
 def test_live_rows_rise_again_one_at_a_time_when_steps_are_quick_and_somebody_waits() -> None:
-    pace, tuning = Pace(TOKEN_S, 0.01), ModelTuning(max_batch_size=64, target_itl_ms=30)
+    pace, tuning = Pace(COSTS), ModelTuning(max_batch_size=64, target_itl_ms=30)
     decode(pace, tuning, 63 * WINDOW, wanting=100)
     held = pace.max_live(tuning)
     eager = ModelTuning(max_batch_size=64, target_itl_ms=1000)
@@ -81,11 +81,11 @@ def test_live_rows_rise_again_one_at_a_time_when_steps_are_quick_and_somebody_wa
 
 
 def test_at_least_one_row_runs_whatever_the_target() -> None:
-    pace, tuning = Pace(TOKEN_S, 0.01), ModelTuning(max_batch_size=8, target_itl_ms=0.001)
+    pace, tuning = Pace(COSTS), ModelTuning(max_batch_size=8, target_itl_ms=0.001)
     assert decode(pace, tuning, 1000, wanting=100) == 1
 
 
 def test_without_a_target_the_setting_alone_counts() -> None:
-    pace, tuning = Pace(TOKEN_S, 0.01), ModelTuning(max_batch_size=8, target_itl_ms=0.001)
+    pace, tuning = Pace(COSTS), ModelTuning(max_batch_size=8, target_itl_ms=0.001)
     decode(pace, tuning, 1000, wanting=100)
     assert pace.max_live(ModelTuning(max_batch_size=8)) == 8
