@@ -115,10 +115,10 @@ class Books:
         self._metrics.observe("frugal_engine_batch_size", num_running)
         row.start(now, num_running)
 
-    def packed_step(self, work: Sequence[tuple[Row, int]], num_prompt: int, num_tokens: int) -> float:
-        """A step of an in-flight batch is over: share its time by the positions computed for each row; the time now.
+    def packed_step(self, work: Sequence[tuple[Row, float]], num_prompt: int, num_tokens: int) -> float:
+        """A step of an in-flight batch is over: share its time by the weight of each row's part; the time now.
 
-        `num_prompt` of them were of prompts; `num_tokens` rows got a token.
+        So many prompt tokens were computed, and `num_tokens` rows got a token.
         """
         with self._lock:
             seconds = self._since_mark()
@@ -174,10 +174,11 @@ class Books:
                 self._account.lost_s += row.seconds
         self._metrics.inc("frugal_engine_requests_total", model=self._card.id, ending=name)
 
-    def _share(self, seconds: float, rows: Sequence[Row], weights: Sequence[int]) -> None:
+    def _share(self, seconds: float, rows: Sequence[Row], weights: Sequence[float]) -> None:
         """With the lock held: divide time among rows. Those that `close` has failed meanwhile get theirs too, and it is lost."""
+        whole = sum(weights)
         for row, weight in zip(rows, weights, strict=True):
-            share = seconds * weight / sum(weights)
+            share = seconds * weight / whole
             row.seconds += share
             if not row.live:
                 self._account.lost_s += share

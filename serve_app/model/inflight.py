@@ -13,6 +13,7 @@ import itertools
 import logging
 import time
 from collections.abc import Callable, Collection, Iterable
+from dataclasses import replace
 from typing import Any
 
 import psutil
@@ -59,8 +60,9 @@ class SlotsEngine(ThreadedEngine):
         self._scheduler = Scheduler(runner.num_slots, runner.slot_tokens, limits)  # guarded by _news
         self._numbers = itertools.count()
         self._rows: dict[Sequence, Row] = {}  # guarded by _news
+        self._is_full = False  # somebody waits for a running row to end
         self._used_at_ending = 0.0  # the engine's time at the last ending
-        super().__init__(loaded, tuning, metrics, clock, started_at)
+        super().__init__(_described(loaded, runner), tuning, metrics, clock, started_at)
 
     def promote(self, request_id: str) -> None:
         """See Engine.promote."""
@@ -124,6 +126,7 @@ class SlotsEngine(ThreadedEngine):
             self._books.waiting(self._num_waiting)
             self._books.limits(limits.max_live, limits.chunk_tokens)
             num_running = len(self._scheduler.running)
+            self._is_full = self._num_waiting > 0 and num_running >= limits.max_live
             joined = [self._rows[chunk.sequence] for chunk in step.chunks if chunk.start == chunk.sequence.num_cached]
         for row in rows:
             self._books.finish(row, "cancelled")
@@ -134,8 +137,7 @@ class SlotsEngine(ThreadedEngine):
 
     def _step(self, step: Step) -> None:
         torch.set_num_threads(self._threads)  # see ThreadedEngine
-        work = [(self._rows[sequence], 1) for sequence in step.decodes]
-        work += [(self._rows[chunk.sequence], chunk.stop - chunk.start) for chunk in step.chunks]
+        work = self._shares(step)
         began_at = self._clock()
         try:
             logits = self._runner.run(step)
@@ -146,14 +148,20 @@ class SlotsEngine(ThreadedEngine):
             return
         num_prompt = sum(chunk.stop - chunk.start for chunk in step.chunks)
         now = self._books.packed_step(work, num_prompt, len(rows))
-        full = self._num_waiting > 0 and len(step.decodes) >= self._pace.max_live(self._tuning)
-        self._pace.observe(step, now - began_at, _is_interactive(step.decodes), full, self._tuning)
+        self._pace.observe(step, now - began_at, _is_interactive(step.decodes), self._is_full, self._tuning)
         over = []
         for sequence, row, token in zip(step.yields, rows, tokens, strict=True):
             row.num_cached = sequence.num_cached
             if self._take(row, token, now):
                 over.append(sequence)
         self._settle(step, tokens, over)
+
+    def _shares(self, step: Step) -> list[tuple[Row, float]]:
+        """What each row's part of the step costs by the runner's measured costs, in seconds: a decoding row takes longer than a prompt token."""
+        costs = self._runner.costs
+        each_s = costs.step_s / (len(step.decodes) + len(step.chunks))
+        shares = [(self._rows[sequence], each_s + costs.row_s) for sequence in step.decodes]
+        return shares + [(self._rows[chunk.sequence], each_s + costs.prompt_token_s * (chunk.stop - chunk.start)) for chunk in step.chunks]
 
     def _take(self, row: Row, token: int, now: float) -> bool:
         """True where the token is the answer's last one."""
@@ -175,7 +183,7 @@ class SlotsEngine(ThreadedEngine):
             self._note_endings(len(over))
             self._books.running(len(self._scheduler.running))
 
-    def _recover(self, step: Step, work: list[tuple[Row, int]], error: Exception) -> None:
+    def _recover(self, step: Step, work: list[tuple[Row, float]], error: Exception) -> None:
         """Who came in with this step has most likely broken it: the others do it again without them."""
         rows = [row for row, _ in work]
         self._books.broken([row for row in rows if row.live])
@@ -219,6 +227,17 @@ def slots_of(loaded: LoadedModel, settings: ModelSettings) -> Runner:
     runner = Runner(model, min(num_slots, MAX_SLOTS), slot_tokens, _keeps(model, settings, budget_bytes))
     runner.measure()
     return runner
+
+
+def _described(loaded: LoadedModel, runner: Runner) -> LoadedModel:
+    """With what the runner holds beside the model's own weights."""
+    if not runner.kept_bytes:
+        return loaded
+    note = (
+        f"4-bit weights are also held in bf16 ({runner.kept_bytes / 1e6:.0f} MB), which is quicker; model.keep_unpacked: false saves that"
+    )
+    card = replace(loaded.card, weights_bytes=loaded.card.weights_bytes + runner.kept_bytes, notes=(*loaded.card.notes, note))
+    return replace(loaded, card=card)
 
 
 def _keeps(model: Any, settings: ModelSettings, kv_bytes: int) -> bool:

@@ -2,11 +2,13 @@
 
 Per layer, keys and values are [pages, slots, kv heads, page tokens, head dim]: the same page of neighbouring slots is one piece of memory,
 and torch's batched products copy anything that is not. On a GPU, whose attention kernels read slices, a slot is one page.
-Sized by whoever makes it. Knows slots and positions; must not know who owns them. Tests: tests/fast/test_kvcache.py.
+Sized by whoever makes it. Knows slots and positions; must not know who owns them. Tests: tests/fast/test_attention.py.
 """
 
 from __future__ import annotations
 
+import math
+import mmap
 from typing import Any, TypeAlias
 
 import psutil
@@ -26,7 +28,7 @@ class LayerCache:
     def __init__(self, num_slots: int, num_pages: int, page_tokens: int, heads: int, dim: int, dtype: torch.dtype, device: str) -> None:
         self.num_heads, self.page_tokens = heads, page_tokens
         shape = (num_pages, num_slots, heads, page_tokens, dim)
-        self._keys, self._values = (torch.zeros(shape, dtype=dtype, device=device) for _ in range(2))
+        self._keys, self._values = (_zeros(shape, dtype, device) for _ in range(2))
 
     def write_tokens(self, slots: Tensor, positions: Tensor, key: Tensor, value: Tensor) -> None:
         """One token into each of these slots: [tokens, kv heads, head dim]."""
@@ -62,6 +64,14 @@ class LayerCache:
             for page in range(-(-num_tokens // self.page_tokens)):
                 num = min(self.page_tokens, num_tokens - page * self.page_tokens)
                 held[page, target, :, :num] = held[page, source, :, :num]
+
+
+def _zeros(shape: tuple[int, ...], dtype: torch.dtype, device: str) -> Tensor:
+    """On a CPU, memory that the process takes only where it is written: most sequences never fill their slot."""
+    if device != "cpu":
+        return torch.zeros(shape, dtype=dtype, device=device)
+    count = math.prod(shape)
+    return torch.frombuffer(mmap.mmap(-1, count * dtype.itemsize), dtype=dtype, count=count).view(shape)
 
 
 class SlotCache:

@@ -38,6 +38,7 @@ class Runner:
         self._config = model.config.get_text_config()
         self._device = str(model.device)
         self._keep = keep
+        self.kept_bytes = bytes_to_keep(model) if keep else 0
         self._dense = Dense(model, keep) if fits(model) else None
         self.cache = SlotCache(self._config, num_slots, slot_tokens, dtype_of(model), self._device)
 
