@@ -12,7 +12,7 @@ from __future__ import annotations
 import itertools
 import logging
 import time
-from collections.abc import Callable, Collection, Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import replace
 from typing import Any
 
@@ -20,6 +20,7 @@ import psutil
 import torch
 
 from serve_app.errors import ModelLoadError
+from serve_app.messages import FinishReason
 from serve_app.metrics import Metrics
 from serve_app.model.choose import choose
 from serve_app.model.kvcache import num_slots_in
@@ -149,39 +150,37 @@ class SlotsEngine(ThreadedEngine):
         num_prompt = sum(chunk.stop - chunk.start for chunk in step.chunks)
         now = self._books.packed_step(work, num_prompt, len(rows))
         self._pace.observe(step, now - began_at, _is_interactive(step.decodes), self._is_full, self._tuning)
-        over = []
+        over: dict[Sequence, FinishReason | None] = {}
         for sequence, row, token in zip(step.yields, rows, tokens, strict=True):
             row.num_cached = sequence.num_cached
-            if self._take(row, token, now):
-                over.append(sequence)
-        self._settle(step, tokens, over)
+            if not row.live:  # `close` has ended it meanwhile
+                over[sequence] = None
+            elif reason := self._take(row, token, now):
+                over[sequence] = reason
+        for row, reason in self._settle(step, tokens, over):  # after the books: who reads an ending may look into them
+            self._books.finish(row, reason)
 
     def _shares(self, step: Step) -> list[tuple[Row, float]]:
-        """What each row's part of the step costs by the runner's measured costs, in seconds: a decoding row takes longer than a prompt token."""
+        """Seconds of each row's part of the step, by the measured costs: a decoding row takes longer than a prompt token."""
         costs = self._runner.costs
         each_s = costs.step_s / (len(step.decodes) + len(step.chunks))
         shares = [(self._rows[sequence], each_s + costs.row_s) for sequence in step.decodes]
         return shares + [(self._rows[chunk.sequence], each_s + costs.prompt_token_s * (chunk.stop - chunk.start)) for chunk in step.chunks]
 
-    def _take(self, row: Row, token: int, now: float) -> bool:
-        """True where the token is the answer's last one."""
-        if not row.live:  # `close` has ended it meanwhile
-            return True
+    def _take(self, row: Row, token: int, now: float) -> FinishReason | None:
+        """Why the token is the answer's last one, if it is."""
         if row.first_token_at is None:
             self._books.first_token(row, now)
-        reason = row.take(token, now)
-        if reason is None:
-            return False
-        self._books.finish(row, reason)
-        return True
+        return row.take(token, now)
 
-    def _settle(self, step: Step, tokens: list[int], over: Collection[Sequence]) -> None:
+    def _settle(self, step: Step, tokens: list[int], over: dict[Sequence, FinishReason | None]) -> list[tuple[Row, FinishReason]]:
+        """Free the slots of those that are over; their rows."""
         with self._news:
             self._scheduler.settle(step, tokens, over)
-            for sequence in over:
-                self._rows.pop(sequence, None)
+            rows = [(self._rows.pop(sequence, None), reason) for sequence, reason in over.items()]
             self._note_endings(len(over))
             self._books.running(len(self._scheduler.running))
+        return [(row, reason) for row, reason in rows if row is not None and reason is not None]
 
     def _recover(self, step: Step, work: list[tuple[Row, float]], error: Exception) -> None:
         """Who came in with this step has most likely broken it: the others do it again without them."""
