@@ -147,30 +147,39 @@ def attend(
     """transformers' attention interface, over the packed tokens of one step.
 
     `query` is [1, heads, tokens, dim], `key` and `value` [1, kv heads, tokens, dim]; the result [1, tokens, heads, dim].
-    `options["layout"]` is the step's; `options["sliding_window"]` the layer's window, where it has one.
+    `options["layout"]` is the step's; `options["sliding_window"]` and `options["softcap"]` the layer's, where it has them. Options beyond
+    these are left out: support.py refuses models that need one.
     """
     scaling = query.shape[-1] ** -0.5 if scaling is None else scaling
     window = options.get("sliding_window") or 0
     own, keys, values = (part[0].transpose(0, 1) for part in (query, key, value))
-    return run(own, keys, values, options["layout"], module.layer_idx, window, scaling)[None], None
+    return run(own, keys, values, options["layout"], module.layer_idx, window, scaling, options.get("softcap") or 0.0)[None], None
 
 
-def run(query: Tensor, key: Tensor, value: Tensor, layout: Layout, layer: int, window: int, scaling: float) -> Tensor:
-    """One layer's attention, and its new keys and values into the cache: [tokens, heads, dim], as `query`."""
+def run(query: Tensor, key: Tensor, value: Tensor, layout: Layout, layer: int, window: int, scaling: float, softcap: float = 0.0) -> Tensor:
+    """One layer's attention, and its new keys and values into the cache: [tokens, heads, dim], as `query`.
+
+    `softcap`: scores are pressed into (-softcap, softcap) by a tanh, as in Gemma 2 (https://arxiv.org/abs/2408.00118); 0: they are not.
+    """
     cache = layout.cache.layers[layer]
     out = torch.empty(query.shape, dtype=query.dtype, device=query.device)
-    decode, prefill = (_decode, _prefill) if query.device.type == "cpu" else (_decode_fused, _prefill_fused)
+    plain = query.device.type == "cpu" or softcap > 0  # torch's fused attention has no cap
     num = len(layout.decodes)
     if num:
         cache.write_tokens(layout.slots, layout.positions, key[:num], value[:num])
-        out[:num] = decode(query[:num], cache, layout, window, scaling)
+        own = query[:num]
+        out[:num] = _decode(own, cache, layout, window, scaling, softcap) if plain else _decode_fused(own, cache, layout, window, scaling)
     for segment in layout.segments:
         cache.write(segment.slot, segment.start, key[segment.packed], value[segment.packed])
-        prefill(query[segment.packed], cache, out[segment.packed], layout, segment, window, scaling)
+        own, into = query[segment.packed], out[segment.packed]
+        if plain:
+            _prefill(own, cache, into, layout, segment, window, scaling, softcap)
+        else:
+            _prefill_fused(own, cache, into, layout, segment, window, scaling)
     return out
 
 
-def _decode(query: Tensor, cache: LayerCache, layout: Layout, window: int, scaling: float) -> Tensor:
+def _decode(query: Tensor, cache: LayerCache, layout: Layout, window: int, scaling: float, softcap: float) -> Tensor:
     """One token per row: [decodes, heads, dim]. Page by page: see kvcache.py."""
     folded = _folded(query, cache.num_heads, layout) * scaling
     rows, heads, group, dim = folded.shape
@@ -179,7 +188,7 @@ def _decode(query: Tensor, cache: LayerCache, layout: Layout, window: int, scali
     pages = [(part, *cache.page(number, layout.slots_of(part))) for number, part in enumerate(layout.pages)]
     for number, (part, keys, _) in enumerate(pages):
         scores[number, part] = torch.bmm(folded[part].flatten(0, 1), keys.transpose(1, 2)).unflatten(0, (-1, heads))
-    weights = scores.permute(1, 2, 3, 0, 4).flatten(3).add_(layout.bias(window)).softmax(-1)
+    weights = _capped(scores, softcap).permute(1, 2, 3, 0, 4).flatten(3).add_(layout.bias(window)).softmax(-1)
     sums = folded.new_zeros(num_pages, rows, heads, group, dim)
     for number, (part, _, values) in enumerate(pages):
         own = weights[part, :, :, number * size : (number + 1) * size]
@@ -207,7 +216,9 @@ def _unfolded(out: Tensor, layout: Layout) -> Tensor:
     return (out if layout.first_slot is None else out[layout.at]).flatten(1, 2)
 
 
-def _prefill(query: Tensor, cache: LayerCache, out: Tensor, layout: Layout, segment: Segment, window: int, scaling: float) -> None:
+def _prefill(
+    query: Tensor, cache: LayerCache, out: Tensor, layout: Layout, segment: Segment, window: int, scaling: float, softcap: float
+) -> None:
     """A chunk of one prompt after what its slot holds already, into `out` [tokens, heads, dim]."""
     keys, values = (part[0] for part in cache.first(slice(segment.slot, segment.slot + 1), segment.stop))
     heads, dim = cache.num_heads, query.shape[-1]
@@ -215,10 +226,14 @@ def _prefill(query: Tensor, cache: LayerCache, out: Tensor, layout: Layout, segm
         own = query[block.tokens]
         num = own.shape[0]
         folded = own.unflatten(1, (heads, -1)).permute(1, 2, 0, 3).reshape(heads, -1, dim) * scaling
-        scores = torch.bmm(folded, keys[:, block.seen].transpose(1, 2))
+        scores = _capped(torch.bmm(folded, keys[:, block.seen].transpose(1, 2)), softcap)
         scores.view(heads, -1, num, scores.shape[-1])[..., block.masked].add_(block.bias)
         held = torch.bmm(scores.softmax(-1), values[:, block.seen])
         out[block.tokens].unflatten(1, (heads, -1)).copy_(held.view(heads, -1, num, dim).permute(2, 0, 1, 3))
+
+
+def _capped(scores: Tensor, softcap: float) -> Tensor:
+    return scores.div_(softcap).tanh_().mul_(softcap) if softcap else scores
 
 
 def _prefill_fused(query: Tensor, cache: LayerCache, out: Tensor, layout: Layout, segment: Segment, window: int, scaling: float) -> None:
@@ -235,7 +250,7 @@ def _prefill_fused(query: Tensor, cache: LayerCache, out: Tensor, layout: Layout
     out.copy_(done[0].transpose(0, 1))
 
 
-def _no_mask(*_: object, **__: object) -> None:
+def no_mask(*_: object, **__: object) -> None:
     """transformers builds a mask per model; ours comes from the layout."""
 
 
@@ -245,4 +260,4 @@ def register() -> None:
     from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
     ALL_ATTENTION_FUNCTIONS.register(NAME, attend)
-    ALL_MASK_ATTENTION_FUNCTIONS.register(NAME, _no_mask)
+    ALL_MASK_ATTENTION_FUNCTIONS.register(NAME, no_mask)

@@ -84,7 +84,7 @@ class SlotCache:
         Raises:
             ModelLoadError: it does not fit into the machine's memory, with the arithmetic.
         """
-        layers, heads, dim = _shape(config)
+        layers, heads, dim = shape_of(config)
         self.dtype, self.device = dtype, device
         self.page_tokens = page_tokens if device == "cpu" else slot_tokens
         num_pages = -(-slot_tokens // self.page_tokens)
@@ -107,7 +107,7 @@ class SlotCache:
 
 def bytes_per_slot(config: Any, slot_tokens: int, dtype: torch.dtype, device: str, page_tokens: int = PAGE_TOKENS) -> int:
     """What one sequence takes: on a CPU whole pages."""
-    layers, heads, dim = _shape(config)
+    layers, heads, dim = shape_of(config)
     tokens = -(-slot_tokens // page_tokens) * page_tokens if device == "cpu" else slot_tokens
     return int(2 * layers * heads * dim * dtype.itemsize * tokens)
 
@@ -127,7 +127,7 @@ def num_slots_in(budget_bytes: int, config: Any, slot_tokens: int, dtype: torch.
     return budget_bytes // each
 
 
-def _shape(config: Any) -> tuple[int, int, int]:
+def shape_of(config: Any) -> tuple[int, int, int]:
     """Layers, key-value heads, head dimension."""
     heads = getattr(config, "num_key_value_heads", None) or config.num_attention_heads
     dim = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads

@@ -174,7 +174,8 @@ def _read(folder: pathlib.Path, device: str, gguf: str | None = None, dtype: tor
     # trust_remote_code must be said: left out, a person at a terminal is asked, and whoever else starts this waits for the answer.
     common: dict[str, Any] = {"local_files_only": True, "trust_remote_code": False, **({"gguf_file": gguf} if gguf else {})}
     how: dict[str, Any] = {"quantization_config": GgufConfig(dequantize=True)} if gguf else {"use_safetensors": True}
-    model = AutoModelForCausalLM.from_pretrained(folder, dtype=dtype, attn_implementation="sdpa", device_map={"": device}, **common, **how)
+    # No attn_implementation: that is sdpa, and eager where sdpa cannot compute a model (Gemma 2). Asked for, sdpa would be an error there.
+    model = AutoModelForCausalLM.from_pretrained(folder, dtype=dtype, device_map={"": device}, **common, **how)
     tokenizer = AutoTokenizer.from_pretrained(folder, **common)
     return model.eval(), tokenizer
 

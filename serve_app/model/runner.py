@@ -1,7 +1,7 @@
 """Runs one step of an in-flight batch: a packed forward over the slot KV cache, and the logits of the tokens that want a next one.
 
 Tensors only: what to run, in which slot and at which position is the scheduler's; what a token means is the engine's.
-Tests: tests/model/test_runner.py, against `generate`.
+Tests: tests/fast/test_architectures.py, against `generate`.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ from serve_app.model.kvcache import SlotCache
 from serve_app.model.linears import is_packed, kept_bytes, quick
 from serve_app.model.pace import Costs
 from serve_app.model.scheduler import Chunk, Sequence, Step
+from serve_app.model.support import refuse_rotation, refuse_unsupported
 
 MEASURED_ROWS, MEASURED_CONTEXT, MEASURED_PROMPT, MEASURED_TIMES = 16, 200, 256, 4
 UNMEASURED = Costs(step_s=0.01, row_s=0.001, prompt_token_s=0.0005)
@@ -30,7 +31,11 @@ class Runner:
     """One model with its cache. `with runner.attached():` while it is used; the model is as it was before and after."""
 
     def __init__(self, model: Any, num_slots: int, slot_tokens: int, keep: bool = False) -> None:
-        """`keep`: with a bf16 copy of 4-bit weights on a CPU, which is quicker (see linears.py)."""
+        """`keep`: with a bf16 copy of 4-bit weights on a CPU, which is quicker (see linears.py).
+
+        Raises:
+            ModelLoadError: the model would write something else over slots than alone, or the cache does not fit.
+        """
         attention.register()
         self.costs = UNMEASURED
         self.num_slots, self.slot_tokens = num_slots, slot_tokens
@@ -39,6 +44,7 @@ class Runner:
         self._device = str(model.device)
         self._keep = keep
         self.kept_bytes = bytes_to_keep(model) if keep else 0
+        (refuse_rotation if fits(model) else refuse_unsupported)(model, slot_tokens)
         self._dense = Dense(model, keep) if fits(model) else None
         self.cache = SlotCache(self._config, num_slots, slot_tokens, dtype_of(model), self._device)
 

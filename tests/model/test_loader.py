@@ -17,10 +17,12 @@ from transformers import LlamaConfig, LlamaForCausalLM
 from serve_app.errors import ModelLoadError
 from serve_app.model import quantize
 from serve_app.model.copies import MARKER
+from serve_app.model.inflight import slots_of
 from serve_app.model.loader import load
 from serve_app.settings import ModelSettings
 from tests.model import tiny
 from tests.model.conftest import Embedded
+from tests.model.families import FAMILIES, make
 
 pytestmark = pytest.mark.model
 
@@ -222,3 +224,12 @@ thread = threading.Thread(target=engine); thread.start(); thread.join()
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     done = subprocess.run([sys.executable, "-c", program], env=environment, capture_output=True, text=True, check=False)
     assert done.stdout.strip() == "2", done.stderr
+
+
+def test_a_model_that_torchs_fused_attention_cannot_compute_is_loaded_without_it(tmp_path: pathlib.Path) -> None:
+    make("gemma2", torch.bfloat16, **FAMILIES["gemma2"]).save_pretrained(tmp_path / "source")
+    tiny.tokenizer().save_pretrained(tmp_path / "source")
+    settings = small(tmp_path / "source", quantization="none")
+    loaded = load(settings, tmp_path, 2, print)
+    assert loaded.model.config._attn_implementation == "eager"
+    assert slots_of(loaded, settings).slot_tokens == 256
