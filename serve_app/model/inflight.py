@@ -215,11 +215,11 @@ def slots_of(loaded: LoadedModel, settings: ModelSettings) -> Runner:
     model, slot_tokens = loaded.model, min(loaded.card.max_context, loaded.max_positions)
     budget_bytes = settings.kv_cache_mb * 1_000_000
     num_slots = num_slots_in(budget_bytes, model.config.get_text_config(), slot_tokens, dtype_of(model), str(model.device))
-    return Runner(model, min(num_slots, MAX_SLOTS), slot_tokens, _keeps(model, settings, budget_bytes))
+    return Runner(model, min(num_slots, MAX_SLOTS), slot_tokens, keeps(model, settings, budget_bytes))
 
 
-def _keeps(model: Any, settings: ModelSettings, kv_bytes: int) -> bool:
-    """Whether a bf16 copy of 4-bit weights is held.
+def keeps(model: Any, settings: ModelSettings, kv_bytes: int) -> bool:
+    """Whether a bf16 copy of 4-bit weights is held beside a KV cache of so many bytes.
 
     Raises:
         ModelLoadError: it shall, and does not fit, with the arithmetic.
