@@ -67,6 +67,12 @@ def article(number: int) -> str:
     return question(asked, SUMMARY)[0].content
 
 
+def prose(number: int) -> str:
+    """The text alone of the article of that number, WORDS words; after the last one they come again."""
+    articles = _articles()
+    return articles[number % len(articles)][1]
+
+
 @functools.cache
 def _articles() -> tuple[tuple[str, str], ...]:
     """Title and text of WORDS words each; the sample feed first."""

@@ -1,4 +1,4 @@
-"""bench engine, bench http. Tests: tests/fast/test_bench_http.py, tests/model/test_bench.py."""
+"""bench engine, bench http. Tests: tests/fast/test_bench_engine.py, test_bench_http.py, tests/model/test_bench.py."""
 
 from __future__ import annotations
 
@@ -6,11 +6,14 @@ import json
 import os
 import pathlib
 import sys
+from collections.abc import Collection
 from typing import Any
 
 import click
 from click.core import ParameterSource
 
+from serve_app.bench.engine.options import ARMS, Options, arms_named, mistake
+from serve_app.bench.engine.options import WORKLOADS as ENGINE_WORKLOADS
 from serve_app.client import DEFAULT_URL
 from serve_app.commands.common import CONFIG, checked, fail
 
@@ -24,30 +27,53 @@ def bench() -> None:
 
 @bench.command("engine")
 @CONFIG
-@click.option("--articles", type=click.IntRange(1), default=16, show_default=True, help="Real prose of 300 to 500 tokens each.")
-@click.option("--max-tokens", type=click.IntRange(1), default=32, show_default=True)
-@click.option("--rounds", type=click.IntRange(1), default=3, show_default=True)
+@click.option("--workload", "workloads", type=click.Choice([*ENGINE_WORKLOADS, "all"]), multiple=True, default=["all"], show_default=True)
+@click.option("--arm", "arms", type=click.Choice([arm.name for arm in ARMS]), multiple=True, help="Only these.  [default: all]")
+@click.option("--requests", type=click.IntRange(1), help="Per workload.  [default: articles 96, skewed 256, chat 128]")
+@click.option("--max-tokens", type=click.IntRange(1), help="Most of an answer.  [default: articles and chat 64, skewed 512]")
+@click.option("--rounds", type=click.IntRange(1), default=3, show_default=True, help="After the first, only the best sizes run again.")
+@click.option("--priority", type=click.Choice(["interactive", "batch"]), default="interactive", show_default=True, help="Of the requests.")
+@click.option("--duration", "duration_s", type=click.FloatRange(1), default=20.0, show_default=True, help="Of interference, s.")
 @click.option("--json", "as_json", is_flag=True, help="Only the JSON document.")
-def bench_engine(config: pathlib.Path, articles: int, max_tokens: int, rounds: int, as_json: bool) -> None:
-    """One request at a time, static batches of 4 to 32, and slots."""
+@click.pass_context
+def bench_engine(context: click.Context, /, config: pathlib.Path, workloads: tuple[str, ...], as_json: bool, **options: Any) -> None:
+    """The engines alone: one request at a time, static batches, plain `generate` and slots, on `articles`, `skewed` and `chat`.
+
+    And a step by itself (`steps`), and streams beside long prompts (`interference`).
+    """
+    names = ENGINE_WORKLOADS if "all" in workloads else workloads
+    if wrong := mistake(names, _given(context, options)):
+        raise click.UsageError(wrong)
     found = checked(config)
     from serve_app.model.source import stay_offline
 
     stay_offline(found.app.model.source)  # before the imports below
-    from serve_app.bench import engine
-    from serve_app.errors import ModelLoadError
+    from serve_app.bench.engine.arms import Bench
+    from serve_app.bench.engine.command import run
+    from serve_app.bench.engine.table import table
+    from serve_app.errors import FrugalError
     from serve_app.model.loader import load
+    from serve_app.model.openmp import compute_apart
 
     say = (lambda _line: None) if as_json else (lambda line: click.echo(line, err=True))
     threads = found.app.model.threads
+    num_threads = (
+        threads if isinstance(threads, int) else len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    )
+    asked = Options(names, **{**options, "arms": arms_named(options["arms"])})
     try:
-        loaded = load(found.app.model, found.app.data_path, threads if isinstance(threads, int) else os.cpu_count() or 1, say)
-    except ModelLoadError as error:
+        loaded = compute_apart(lambda: load(found.app.model, found.app.data_path, num_threads, say))
+        document = run(Bench(loaded, found.app.model, found.user_configs["Model"]), asked, say)
+    except FrugalError as error:
         fail(error.message)
-    document = engine.run(loaded, engine.ARMS, articles, max_tokens, rounds, say)
     if not as_json:
-        click.echo(engine.table(document))
+        click.echo(table(document))
     click.echo(json.dumps(document))
+
+
+def _given(context: click.Context, options: Collection[str]) -> set[str]:
+    """The options that were written, not left at their defaults."""
+    return {name for name in options if context.get_parameter_source(name) is ParameterSource.COMMANDLINE}
 
 
 @bench.command("http")
@@ -76,9 +102,8 @@ def bench_http(context: click.Context, /, config: pathlib.Path, workloads: tuple
     from serve_app.bench import command
 
     names: Any = WORKLOADS if "all" in workloads else tuple(dict.fromkeys(workloads))
-    given = {name for name in options if context.get_parameter_source(name) is ParameterSource.COMMANDLINE}
-    if mistake := command.mistake(names, given):
-        raise click.UsageError(mistake)
+    if wrong := command.mistake(names, _given(context, options)):
+        raise click.UsageError(wrong)
     say = (lambda _line: None) if as_json else (lambda line: click.echo(line, err=True))
     try:
         document = command.bench_http(lambda: checked(config), names, say, **options)

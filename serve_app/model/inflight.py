@@ -223,7 +223,7 @@ def slots_of(loaded: LoadedModel, settings: ModelSettings) -> Runner:
     model, slot_tokens = loaded.model, min(loaded.card.max_context, loaded.max_positions)
     budget_bytes = settings.kv_cache_mb * 1_000_000
     num_slots = num_slots_in(budget_bytes, model.config.get_text_config(), slot_tokens, dtype_of(model), str(model.device))
-    runner = Runner(model, min(num_slots, MAX_SLOTS), slot_tokens, _keeps(model, settings, budget_bytes))
+    runner = Runner(model, min(num_slots, MAX_SLOTS), slot_tokens, keeps(model, settings, budget_bytes))
     runner.measure()
     return runner
 
@@ -239,8 +239,8 @@ def _described(loaded: LoadedModel, runner: Runner) -> LoadedModel:
     return replace(loaded, card=card)
 
 
-def _keeps(model: Any, settings: ModelSettings, kv_bytes: int) -> bool:
-    """Whether a bf16 copy of 4-bit weights is held.
+def keeps(model: Any, settings: ModelSettings, kv_bytes: int) -> bool:
+    """Whether a bf16 copy of 4-bit weights is held beside a KV cache of so many bytes.
 
     Raises:
         ModelLoadError: it shall, and does not fit, with the arithmetic.

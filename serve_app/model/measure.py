@@ -21,13 +21,13 @@ def measure_alone(model: Any, pad_id: int, max_context: int) -> tuple[float, flo
     """Prompt tokens per second and seconds per decode step, one request at a time through `generate`, after a short warm-up."""
     num_prompt = min(NUM_PROMPT, max_context - NUM_STEPS - 1)
     ids = (torch.arange(num_prompt) % (model.config.vocab_size - 100) + 50).clamp(max=model.config.vocab_size - 1)[None].to(model.device)
-    _run(model, ids[:, :NUM_WARM_UP], pad_id, 1)
-    first_s, step_s = _run(model, ids, pad_id, NUM_STEPS)
+    timed_generate(model, ids[:, :NUM_WARM_UP], pad_id, 1)
+    first_s, step_s = timed_generate(model, ids, pad_id, NUM_STEPS)
     return num_prompt / first_s, step_s
 
 
-def _run(model: Any, ids: Tensor, pad_id: int, num_steps: int) -> tuple[float, float]:
-    """Seconds to the first token, and seconds per step after it."""
+def timed_generate(model: Any, ids: Tensor, pad_id: int, num_steps: int) -> tuple[float, float]:
+    """Seconds of the prompts `ids` [rows, tokens] to their first token, and seconds per step after it."""
     clock = _Clock()
     started_at = time.perf_counter()
     config = GenerationConfig(max_new_tokens=num_steps + 1, do_sample=False, pad_token_id=pad_id)

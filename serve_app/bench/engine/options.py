@@ -1,0 +1,77 @@
+"""What `frugal-serve bench engine` is asked to measure. Free of torch. Tests: tests/fast/test_bench_engine.py."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from dataclasses import dataclass
+from typing import Literal
+
+from serve_app.messages import Priority
+
+Kind = Literal["one", "static", "plain", "slots"]
+Load = Literal["articles", "skewed", "chat"]
+LOADS: tuple[Load, ...] = ("articles", "skewed", "chat")
+WORKLOADS = (*LOADS, "steps", "interference")
+
+GOES_WITH = {
+    "arms": LOADS,
+    "requests": LOADS,
+    "max_tokens": LOADS,
+    "priority": LOADS,
+    "duration_s": ("interference",),
+}
+FLAGS = {"arms": "--arm", "duration_s": "--duration"}
+
+
+@dataclass(frozen=True, slots=True)
+class Arm:
+    """An engine and its batch size; a size of 0 is still to be found (`plain` takes the best static one)."""
+
+    kind: Kind
+    batch_size: int
+
+    @property
+    def name(self) -> str:
+        """As `--arm` takes it."""
+        return self.kind if self.kind in ("one", "plain") else f"{self.kind}-{self.batch_size}"
+
+    @property
+    def engine(self) -> str:
+        """Who generates: `one` is the static engine with batches of one."""
+        return "static" if self.kind == "one" else self.kind
+
+
+# Plain comes behind the static sizes, because it takes the best of them.
+ARMS = (
+    Arm("one", 1),
+    *(Arm("static", size) for size in (4, 8, 16, 32)),
+    Arm("plain", 0),
+    *(Arm("slots", size) for size in (16, 32, 64)),
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Options:
+    """None: each workload's own number. `duration_s` is interference's."""
+
+    workloads: tuple[str, ...]
+    arms: tuple[Arm, ...] = ARMS
+    requests: int | None = None
+    max_tokens: int | None = None
+    rounds: int = 3
+    priority: Priority = "interactive"
+    duration_s: float = 20.0
+
+
+def arms_named(names: Collection[str]) -> tuple[Arm, ...]:
+    """Those of ARMS, in its order; all where none is named."""
+    return tuple(arm for arm in ARMS if arm.name in names) if names else ARMS
+
+
+def mistake(workloads: Collection[str], given: Collection[str]) -> str | None:
+    """What is wrong with the options that were written: one that would change nothing is refused rather than ignored."""
+    for option, those in GOES_WITH.items():
+        if option in given and not set(those) & set(workloads):
+            flag = FLAGS.get(option, f"--{option.replace('_', '-')}")
+            return f"{flag} goes with --workload {' or '.join(those)}; leave it out, or name one of them"
+    return None
