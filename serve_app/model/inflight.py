@@ -19,7 +19,7 @@ import torch
 from serve_app.metrics import Metrics
 from serve_app.model.choose import choose
 from serve_app.model.loader import LoadedModel
-from serve_app.model.rows import Row
+from serve_app.model.rows import Row, Scored
 from serve_app.model.runner import Runner, num_slots_in
 from serve_app.model.scheduler import Limits, Scheduler, Sequence, Step
 from serve_app.model.threaded import ThreadedEngine
@@ -134,26 +134,26 @@ class SlotsEngine(ThreadedEngine):
         try:
             logits = self._runner.run(step)
             rows = [self._rows[sequence] for sequence in step.yields]
-            tokens = choose(logits, rows, self._loaded.eos_ids)
+            tokens, scored = choose(logits, rows, self._loaded.eos_ids)
         except Exception as error:  # a request must never end the thread
             self._recover(step, work, error)
             return
         num_prompt = sum(chunk.stop - chunk.start for chunk in step.chunks)
         now = self._books.packed_step(work, num_prompt, len(rows))
         over = []
-        for sequence, row, token in zip(step.yields, rows, tokens, strict=True):
+        for sequence, row, token, score in zip(step.yields, rows, tokens, scored, strict=True):
             row.num_cached = sequence.num_cached
-            if self._take(row, token, now):
+            if self._take(row, token, now, score):
                 over.append(sequence)
         self._settle(step, tokens, over)
 
-    def _take(self, row: Row, token: int, now: float) -> bool:
+    def _take(self, row: Row, token: int, now: float, scored: Scored | None) -> bool:
         """True where the token is the answer's last one."""
         if not row.live:  # `close` has ended it meanwhile
             return True
         if row.first_token_at is None:
             self._books.first_token(row, now)
-        reason = row.take(token, now)
+        reason = row.take(token, now, scored)
         if reason is None:
             return False
         self._books.finish(row, reason)
