@@ -154,6 +154,12 @@ class TimedOut(FrugalError):
     code = "timeout"
 
 
+class DeadlineExceeded(TimedOut):
+    """The answer took longer than the request's own `timeout_s`."""
+
+    code = "deadline_exceeded"
+
+
 class ModelLoadError(FrugalError):
     """The configured model cannot be loaded; the message says what to change."""
 

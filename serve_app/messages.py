@@ -7,10 +7,12 @@ Tests: tests/fast/test_messages.py.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
 from serve_app.errors import FrugalError
+from serve_app.logprobs import TokenLogprob
 
 Role = Literal["system", "user", "assistant"]
 Priority = Literal["interactive", "batch"]
@@ -32,7 +34,8 @@ class Sampling:
 
     `temperature` 0 is greedy. `top_k` 0, `top_p` 1 and `min_p` 0 switch their filter off. Penalties follow OpenAI
     (`frequency_penalty`, `presence_penalty`, -2 to 2, over the generated tokens) and CTRL (`repetition_penalty`, > 0, over prompt and
-    generated tokens, https://arxiv.org/abs/1909.05858). `stop` strings are not part of the answer.
+    generated tokens, https://arxiv.org/abs/1909.05858). `stop` strings are not part of the answer. `logit_bias` is added to the logits of
+    token ids, in order of the ids. `logprobs`: tell each token's log-probability and those of so many most probable ones; `None`: do not.
     """
 
     temperature: float = 0.0
@@ -47,6 +50,8 @@ class Sampling:
     max_tokens: int = 256
     min_tokens: int = 0
     ignore_eos: bool = False
+    logit_bias: tuple[tuple[int, float], ...] = ()
+    logprobs: int | None = None
 
     @property
     def greedy(self) -> bool:
@@ -61,7 +66,10 @@ class Sampling:
 
 @dataclass(frozen=True, slots=True)
 class Generate:
-    """One generation for a model: a conversation (`messages`, put through the chat template) or a raw `prompt`, never both."""
+    """One generation for a model: a conversation (`messages`, put through the chat template) or a raw `prompt`, never both.
+
+    `choice` tells apart several answers to one question that differ by chance alone: not greedy, and without a seed.
+    """
 
     request_id: str
     model: str
@@ -70,6 +78,7 @@ class Generate:
     prompt: str | None = None
     priority: Priority = "interactive"
     fingerprint: str = ""  # of the weights that must answer, see ModelCard; empty: any
+    choice: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,10 +120,23 @@ class Opening:
 
 @dataclass(frozen=True, slots=True)
 class Chunk:
-    """Some text and the number of tokens it took. Several steps' worth may travel as one chunk."""
+    """Some text and the number of tokens it took. Several steps' worth may travel as one chunk.
+
+    `logprobs`, where they were asked for, has the text's tokens in order: without special tokens, the end of sequence among them, and
+    without those of a stop string.
+    """
 
     text: str
     num_tokens: int
+    logprobs: tuple[TokenLogprob, ...] = ()
+
+    @classmethod
+    def joined(cls, chunks: Sequence[Chunk]) -> Chunk:
+        """Neighbouring chunks as one."""
+        if len(chunks) == 1:
+            return chunks[0]
+        logprobs = tuple(entry for chunk in chunks for entry in chunk.logprobs)
+        return cls("".join(chunk.text for chunk in chunks), sum(chunk.num_tokens for chunk in chunks), logprobs)
 
 
 @dataclass(frozen=True, slots=True)
@@ -163,6 +185,7 @@ class Answer:
     opening: Opening
     text: str
     finish: Finish
+    logprobs: tuple[TokenLogprob, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

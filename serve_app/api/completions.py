@@ -10,23 +10,49 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import AsyncIterator
-from dataclasses import replace
+from collections.abc import AsyncIterator, Sequence
+from dataclasses import dataclass, replace
 
 from fastapi import APIRouter, Request, Response
 from fastapi.responses import JSONResponse
 
-from serve_app.api import cache_control, examples, replies
+from serve_app.api import cache_control, choices, examples, replies
 from serve_app.api.connection import ClientGone, EventStream, close, unless_gone
 from serve_app.api.dependencies import Graph
 from serve_app.api.failures import internal, request_id_of
 from serve_app.api.openai import ChatRequest, CompletionRequest, StreamOptions
 from serve_app.api.services import Services
-from serve_app.errors import FrugalError, GenerationFailed, ModelNotFound, TimedOut
-from serve_app.messages import Answer, Ask, Chunk, Failed, Finish, Item, Opening
+from serve_app.errors import DeadlineExceeded, FrugalError, GenerationFailed, ModelNotFound, TimedOut
+from serve_app.messages import Answer, Ask, Chunk, Finish, Item, Opening
 
 log = logging.getLogger(__name__)
 router = APIRouter(tags=["Completions"])
+
+
+@dataclass(frozen=True, slots=True)
+class Limit:
+    """How long a request may take: the server's limit or its own `timeout_s`, whichever is shorter.
+
+    It is kept here and not in the engines, on purpose: at its end this caller leaves the answer as one that hangs up does, so that whoever
+    has joined it meanwhile still gets it whole, and the engine gives it up within a step where nobody has. Waiting in the engine's line
+    counts, because the clock runs from the request's arrival.
+    """
+
+    seconds: float
+    own: bool
+
+    @classmethod
+    def of(cls, server_s: float, own_s: float | None) -> Limit:
+        """The shorter one."""
+        return cls(server_s, own=False) if own_s is None or own_s > server_s else cls(own_s, own=True)
+
+    def error(self) -> FrugalError:
+        """What the caller is told."""
+        if self.own:
+            said = f"timeout_s: the answer took longer than {self.seconds:g} s; ask for fewer tokens with max_tokens, or allow more time"
+            return DeadlineExceeded(said, param="timeout_s")
+        remedy = "ask for fewer tokens with max_tokens, or try again later"
+        return TimedOut(f"the answer took longer than request_timeout_s, {self.seconds:g} s; {remedy}")
 
 
 @router.post("/v1/chat/completions", summary="Answer a conversation", responses=examples.CHAT)
@@ -34,7 +60,8 @@ async def chat(body: ChatRequest, request: Request, services: Graph) -> Response
     """OpenAI's chat completion, plain or as server-sent events. The conversation goes through the model's chat template.
 
     Control of the answer cache: the header `Cache-Control: no-cache | no-store | max-age=N`, or the body's `cache`. The reply says how it
-    was made in `x-cache` (hit, join, miss, bypass), `age` and `x-cache-key`, and what it took in the object `frugal`.
+    was made in `x-cache` (hit, join, miss, bypass), `age` and `x-cache-key`, and what it took in the object `frugal`. Of `n` answers,
+    `x-cache` tells the costliest way (hit: all were stored), and `x-cache-key` is the first one's. `timeout_s` ends the request with a 504.
     """
     if body.user is not None or body.metadata is not None:
         log.info("request %s: user=%r metadata=%r", request_id_of(request.scope), body.user, body.metadata)
@@ -55,15 +82,16 @@ async def _complete(request: Request, services: Services, body: ChatRequest | Co
         raise ModelNotFound(f"model: there is no {body.model[:200]!r} here; send one of {', '.join(known)}", param="model")
     settings = services.settings
     request_id = request_id_of(request.scope)
-    ask = body.ask(request_id, settings.sampling)
     header = cache_control.parse(", ".join(request.headers.getlist("cache-control")))
-    ask = replace(ask, policy=cache_control.combine(ask.policy, header))
-    head = replies.Head(kind, request_id, body.model, int(time.time()), await _fingerprint(services, body.model))
+    asks = [replace(ask, policy=cache_control.combine(ask.policy, header)) for ask in body.asks(request_id, settings.sampling)]
+    limit = Limit.of(settings.request_timeout_s, body.timeout_s)
+    fingerprint = await _fingerprint(services, body.model)
+    head = replies.Head(kind, request_id, body.model, int(time.time()), fingerprint, body.num_logprobs is not None)
     try:
         if body.stream:
-            return await _stream(request, services, ask, head, body.stream_options)
-        answer = await unless_gone(request.receive, _answer(services, ask, settings.request_timeout_s))
-        return JSONResponse(replies.whole(head, answer), headers=_headers(answer.opening))
+            return await _stream(request, services, asks, limit, head, body.stream_options)
+        answers = await unless_gone(request.receive, _answers(services, asks, limit))
+        return JSONResponse(replies.whole(head, answers), headers=_headers([answer.opening for answer in answers]))
     except ClientGone:
         return Response(status_code=499)  # reaches the metrics; there is nobody to read it
 
@@ -75,64 +103,67 @@ async def _fingerprint(services: Services, model: str) -> str | None:
         return None  # a missing card is no reason to refuse an answer
 
 
-async def _answer(services: Services, ask: Ask, limit_s: float) -> Answer:
+async def _answers(services: Services, asks: Sequence[Ask], limit: Limit) -> list[Answer]:
     try:
-        async with asyncio.timeout(limit_s) as clock:
-            return await services.answer(ask)
+        async with asyncio.timeout(limit.seconds) as clock:
+            return await choices.answers(services, asks)
     except TimeoutError:
-        raise (_too_slow(limit_s) if clock.expired() else GenerationFailed("a part of the server did not answer in time")) from None
+        raise (limit.error() if clock.expired() else GenerationFailed("a part of the server did not answer in time")) from None
 
 
-async def _stream(request: Request, services: Services, ask: Ask, head: replies.Head, options: StreamOptions | None) -> Response:
-    limit_s = services.settings.request_timeout_s
-    items = _in_time(services.stream(ask), limit_s)
+async def _stream(
+    request: Request, services: Services, asks: Sequence[Ask], limit: Limit, head: replies.Head, options: StreamOptions | None
+) -> Response:
+    items = _in_time(choices.streams(services, asks), limit)
     try:
-        opening, first = await unless_gone(request.receive, _peek(items))
+        openings, first = await unless_gone(request.receive, _peek(items, len(asks)))
     except BaseException:
         await close(items)
         raise
-    events = _events(request, items, first, replies.Chunks(head, opening, options))
-    return EventStream(events, items, _headers(opening))
+    events = _events(request, items, first, replies.Chunks(head, openings, options))
+    return EventStream(events, items, _headers(openings))
 
 
-async def _in_time(items: AsyncIterator[Item], limit_s: float) -> AsyncIterator[Item]:
-    """The same items up to the ending, within the limit for the whole request; every wrong ending becomes a raised error."""
-    deadline = asyncio.get_running_loop().time() + limit_s
+async def _in_time(items: AsyncIterator[tuple[int, Item]], limit: Limit) -> AsyncIterator[tuple[int, Item]]:
+    """The same items, within the limit for the whole request."""
+    deadline = asyncio.get_running_loop().time() + limit.seconds
     try:
         while True:
             try:
                 async with asyncio.timeout_at(deadline) as clock:
                     item = await anext(items)
             except TimeoutError:
-                raise (_too_slow(limit_s) if clock.expired() else GenerationFailed("a part of the server did not answer in time")) from None
+                raise (limit.error() if clock.expired() else GenerationFailed("a part of the server did not answer in time")) from None
             except StopAsyncIteration:
-                raise GenerationFailed("the answer broke off without an ending; send the request again") from None
-            if isinstance(item, Failed):
-                raise item.error
-            yield item
-            if isinstance(item, Finish):
                 return
+            yield item
     finally:
         await close(items)
 
 
-async def _peek(items: AsyncIterator[Item]) -> tuple[Opening, Chunk | Finish]:
-    opening = await anext(items)
-    assert isinstance(opening, Opening), "a stream begins with its opening"
-    first = await anext(items)
-    assert isinstance(first, Chunk | Finish), "a stream has one opening"
-    return opening, first
+async def _peek(items: AsyncIterator[tuple[int, Item]], num_choices: int) -> tuple[list[Opening], list[tuple[int, Item]]]:
+    """The opening of every choice, and what came of the answers meanwhile: at least one item."""
+    openings: dict[int, Opening] = {}
+    first: list[tuple[int, Item]] = []
+    while len(openings) < num_choices or not first:
+        index, item = await anext(items)
+        if isinstance(item, Opening):
+            openings[index] = item
+        else:
+            first.append((index, item))
+    return [openings[index] for index in range(num_choices)], first
 
 
-async def _events(request: Request, items: AsyncIterator[Item], first: Chunk | Finish, chunks: replies.Chunks) -> AsyncIterator[bytes]:
+async def _events(
+    request: Request, items: AsyncIterator[tuple[int, Item]], first: Sequence[tuple[int, Item]], chunks: replies.Chunks
+) -> AsyncIterator[bytes]:
     try:
-        item: Item = first
-        while isinstance(item, Chunk):
-            if event := chunks.piece(item.text, item.num_tokens):
+        for index, item in first:
+            if event := _event(chunks, index, item):
                 yield event
-            item = await anext(items)
-        assert isinstance(item, Finish)
-        yield chunks.last(item)
+        async for index, item in items:
+            if event := _event(chunks, index, item):
+                yield event
         yield replies.DONE
     except FrugalError as error:
         yield replies.failure(error)
@@ -140,13 +171,16 @@ async def _events(request: Request, items: AsyncIterator[Item], first: Chunk | F
         yield replies.failure(internal(error, request.scope))
 
 
-def _too_slow(limit_s: float) -> FrugalError:
-    said = f"the answer took longer than request_timeout_s, {limit_s:g} s; ask for fewer tokens with max_tokens, or try again later"
-    return TimedOut(said)
+def _event(chunks: replies.Chunks, index: int, item: Item) -> bytes:
+    if isinstance(item, Finish):
+        return chunks.last(index, item)
+    assert isinstance(item, Chunk), "a stream has one opening, and a wrong ending is raised"
+    return chunks.piece(index, item)
 
 
-def _headers(opening: Opening) -> dict[str, str]:
-    headers = {"x-cache": opening.outcome, "x-cache-key": opening.key}
-    if opening.age_s is not None:
-        headers["age"] = str(int(max(0.0, opening.age_s)))  # RFC 9111, section 5.1: whole seconds
+def _headers(openings: Sequence[Opening]) -> dict[str, str]:
+    headers = {"x-cache": replies.outcome(openings), "x-cache-key": openings[0].key}
+    age_s = replies.age_s(openings)
+    if age_s is not None:
+        headers["age"] = str(int(max(0.0, age_s)))  # RFC 9111, section 5.1: whole seconds
     return headers

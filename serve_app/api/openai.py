@@ -1,12 +1,15 @@
 """OpenAI's request bodies as strict models, and what they ask for in our words. No I/O; replies are in replies.py.
 
 Every field is honoured or refused by name (https://platform.openai.com/docs/api-reference/chat). Beyond OpenAI's there are vLLM's sampling
-fields (`top_k`, `min_p`, `repetition_penalty`, `min_tokens`, `ignore_eos`), which load-test clients send, and `cache`.
+fields (`top_k`, `min_p`, `repetition_penalty`, `min_tokens`, `ignore_eos`), which load-test clients send, and our own `cache` and
+`timeout_s`.
 Tests: tests/fast/test_api_openai.py.
 """
 
 from __future__ import annotations
 
+import re
+from dataclasses import replace
 from typing import Annotated, Any, Literal, TypeVar
 
 from pydantic import BeforeValidator, Field, StringConstraints
@@ -20,6 +23,12 @@ from serve_app.settings import SamplingDefaults
 N = TypeVar("N", int, float)
 
 MAX_STOP = 16
+MAX_CHOICES = 8
+MAX_BIASES = 300  # OpenAI's
+MAX_TOP_LOGPROBS = 20  # OpenAI's, of chat completions
+MAX_TEXT_LOGPROBS = 5  # OpenAI's, of completions; vLLM takes more
+MAX_TIMEOUT_S = 3600
+TOKEN_ID = re.compile(r"0|[1-9][0-9]{0,9}")
 MAX_INT = 2**31 - 1
 ROLES: dict[str, Role] = {"system": "system", "developer": "system", "user": "user", "assistant": "assistant"}
 
@@ -64,6 +73,22 @@ def _one_or_more(value: Any) -> Any:
     return (value,) if isinstance(value, str) else _as_tuple(value)
 
 
+def _sorted_bias(value: Any) -> Any:
+    """The map of token ids as pairs in order of the ids; those that change nothing are left out, so that equal wishes are equal."""
+    remedy = 'send an object such as {"1234": -100, "99": 5}'
+    if not isinstance(value, dict):
+        raise ValueError(f"must be an object, not {shown(value)}; {remedy}")
+    if len(value) > MAX_BIASES:
+        raise ValueError(f"has {len(value)} entries, at most {MAX_BIASES} are served; leave the smallest out")
+    for token, bias in value.items():
+        if not isinstance(token, str) or not TOKEN_ID.fullmatch(token):
+            raise ValueError(f"{shown(token)} is not the id of a token; {remedy}")
+        if isinstance(bias, bool) or not isinstance(bias, int | float) or not -100 <= bias <= 100:
+            raise ValueError(f"the bias of token {token} must be a number from -100 to 100, not {shown(bias)}")
+    return tuple((token, bias) for token, bias in sorted((int(token), float(bias)) for token, bias in value.items()) if bias)
+
+
+Bias = Annotated[tuple[tuple[int, float], ...], BeforeValidator(_sorted_bias, json_schema_input_type=dict[str, float])]
 Text = Annotated[str, BeforeValidator(_join_parts, json_schema_input_type=str | list[TextPart])]
 AnyRole = Annotated[str, BeforeValidator(_known_role, json_schema_input_type=Literal["system", "developer", "user", "assistant"])]
 Stop = Annotated[
@@ -110,8 +135,27 @@ class Request(Body):
     stream_options: StreamOptions | None = Field(None, description='an object such as {"include_usage": true}, together with stream')
     cache: CacheField = Field(CacheField(), description='an object such as {"no-cache": true, "no-store": true, "max-age": 60}')
     user: str | None = Field(None, max_length=512, description="a string of at most 512 characters; it is logged and has no other effect")
-    n: Annotated[Any, Only((1,), "send one request per answer")] = None
-    logit_bias: Annotated[Any, Only(({},), "leave it out")] = None
+    n: int = Field(
+        1, ge=1, le=MAX_CHOICES, description=f"a whole number from 1 to {MAX_CHOICES}: so many answers; with a seed, of seed + 0, 1, 2 ..."
+    )
+    logit_bias: Bias = Field((), description="an object of token ids and numbers from -100 (never) to 100 that are added to their logits")
+    timeout_s: float | None = Field(
+        None, gt=0, le=MAX_TIMEOUT_S, description=f"a number of seconds above 0, up to {MAX_TIMEOUT_S}: a 504 where the answer takes longer"
+    )
+
+    @property
+    def num_logprobs(self) -> int | None:
+        """How many of the most probable tokens to tell beside the log-probability of each; `None`: no log-probabilities."""
+        raise NotImplementedError
+
+    def ask(self, request_id: str, defaults: SamplingDefaults) -> Ask:
+        """This request in our words, its first answer. Raises BadRequest where two fields contradict each other."""
+        raise NotImplementedError
+
+    def asks(self, request_id: str, defaults: SamplingDefaults) -> tuple[Ask, ...]:
+        """One for each of the `n` answers."""
+        first = self.ask(request_id, defaults)
+        return (first, *(_another(first, number) for number in range(1, self.n)))
 
     def policy(self) -> CachePolicy:
         """What the field `cache` says."""
@@ -136,6 +180,8 @@ class Request(Body):
             max_tokens=limit,
             min_tokens=self.min_tokens,
             ignore_eos=self.ignore_eos,
+            logit_bias=self.logit_bias,
+            logprobs=self.num_logprobs,
         )
 
     def check_stream_options(self) -> None:
@@ -154,8 +200,10 @@ class ChatRequest(Request):
     metadata: dict[str, str] | None = Field(
         None, max_length=16, description="an object of at most 16 strings; it is logged and has no other effect"
     )
-    logprobs: Annotated[Any, Only((False,), "log probabilities are not supported, leave it out")] = None
-    top_logprobs: Annotated[Any, Only((), "log probabilities are not supported, leave it out")] = None
+    logprobs: bool = Field(False, description="true for the log-probability of each token of the answer")
+    top_logprobs: int | None = Field(
+        None, ge=0, le=MAX_TOP_LOGPROBS, description=f"a whole number from 0 to {MAX_TOP_LOGPROBS}, together with logprobs: true"
+    )
     tools: Annotated[Any, Only(([],), NO_TOOLS)] = None
     functions: Annotated[Any, Only(([],), NO_TOOLS)] = None
     tool_choice: Annotated[Any, Only(("none",), NO_TOOLS)] = None
@@ -163,9 +211,16 @@ class ChatRequest(Request):
     response_format: Annotated[Any, Only(({"type": "text"},), "ask for the format in a message")] = None
     store: Annotated[Any, Only((False,), "conversations are not kept, leave it out")] = None
 
+    @property
+    def num_logprobs(self) -> int | None:
+        """See Request."""
+        return (self.top_logprobs or 0) if self.logprobs else None
+
     def ask(self, request_id: str, defaults: SamplingDefaults) -> Ask:
-        """This request in our words. Raises BadRequest where two fields contradict each other."""
+        """See Request."""
         self.check_stream_options()
+        if self.top_logprobs is not None and not self.logprobs:
+            raise BadRequest("top_logprobs: goes only with logprobs; set logprobs to true or leave it out", param="top_logprobs")
         limits = {limit for limit in (self.max_tokens, self.max_completion_tokens) if limit is not None}
         if len(limits) > 1:
             said = "max_completion_tokens: differs from max_tokens, which means the same; send one of them"
@@ -181,15 +236,37 @@ class CompletionRequest(Request):
     prompt: Annotated[str, BeforeValidator(_one_prompt, json_schema_input_type=str | list[str])] = Field(
         min_length=1, description="a string that is not empty, or a list of exactly one"
     )
-    logprobs: Annotated[Any, Only((), "log probabilities are not supported, leave it out")] = None
+    logprobs: int | None = Field(
+        None,
+        ge=0,
+        le=MAX_TEXT_LOGPROBS,
+        description=f"a whole number from 0 to {MAX_TEXT_LOGPROBS}: so many of the most probable tokens beside each one that was chosen",
+    )
     echo: Annotated[Any, Only((False,), "put the prompt before the answer yourself")] = None
-    best_of: Annotated[Any, Only((1,), "send several requests and choose yourself")] = None
+    best_of: Annotated[Any, Only((1,), "ask for n answers and choose yourself")] = None
     suffix: Annotated[Any, Only((), "insertion is not supported, leave it out")] = None
 
+    @property
+    def num_logprobs(self) -> int | None:
+        """See Request."""
+        return self.logprobs
+
     def ask(self, request_id: str, defaults: SamplingDefaults) -> Ask:
-        """This request in our words."""
+        """See Request."""
         self.check_stream_options()
         return Ask(Generate(request_id, self.model, self.sampling(defaults, self.max_tokens), prompt=self.prompt), self.policy())
+
+
+def _another(first: Ask, number: int) -> Ask:
+    """Answer number 1, 2, ... to the same question: another seed where there is one, another choice where only chance tells them apart;
+    greedy ones are the same question, and made once."""
+    generate = replace(first.generate, request_id=f"{first.generate.request_id}.{number}")
+    sampling = generate.sampling
+    if sampling.seed is not None:
+        generate = replace(generate, sampling=replace(sampling, seed=(sampling.seed + number) % 2**63))
+    elif not sampling.greedy:
+        generate = replace(generate, choice=number)
+    return replace(first, generate=generate)
 
 
 def _or(value: N | None, default: N) -> N:

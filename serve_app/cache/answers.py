@@ -95,17 +95,18 @@ class Answers:
     async def whole(self, ask: Ask) -> Answer:
         """The same as one value; an error is raised."""
         opening: Opening | None = None
-        text: list[str] = []
+        chunks: list[Chunk] = []
         async with contextlib.aclosing(self.stream(ask)) as items:
             async for item in items:
                 match item:
                     case Opening():
                         opening = item
                     case Chunk():
-                        text.append(item.text)
+                        chunks.append(item)
                     case Finish():
                         assert opening is not None
-                        return Answer(opening, "".join(text), item)
+                        said = Chunk.joined(chunks)
+                        return Answer(opening, said.text, item, said.logprobs)
                     case Failed():
                         raise item.error
         raise GenerationFailed("the answer broke off before its end; send the request again")
@@ -198,7 +199,7 @@ class Answers:
 
     def _replay(self, flight: Flight, stored: StoredAnswer) -> None:
         flight.open(max(0.0, self._now() - stored.created_at))
-        flight.push(Chunk(stored.text, stored.finish.usage.completion_tokens))
+        flight.push(Chunk(stored.text, stored.finish.usage.completion_tokens, stored.logprobs))
         self._push(flight, stored.finish)
 
     def _push(self, flight: Flight, item: Item) -> None:
@@ -244,7 +245,8 @@ class Answers:
     async def _keep(self, flight: Flight, ask: Ask, finish: Finish) -> None:
         if not flight.keep:
             return
-        answer = StoredAnswer(flight.key, ask.generate.model, ask.scope, ask.feed_id, flight.text(), finish, self._now())
+        said, generate = flight.so_far(), ask.generate
+        answer = StoredAnswer(flight.key, generate.model, ask.scope, ask.feed_id, said.text, finish, self._now(), said.logprobs)
         try:
             await self._store.put(answer)
         except Exception:

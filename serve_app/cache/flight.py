@@ -62,23 +62,21 @@ class Flight:
             if seen == len(self._items):
                 await changed.wait()
 
-    def text(self) -> str:
-        """The text so far."""
-        return "".join(item.text for item in self._items if isinstance(item, Chunk))
+    def so_far(self) -> Chunk:
+        """Everything up to now, as one chunk."""
+        return Chunk.joined([item for item in self._items if isinstance(item, Chunk)])
 
 
 def merged(items: Iterable[Item]) -> Iterator[Item]:
     """The same items with neighbouring chunks made one."""
-    text: list[str] = []
-    num_tokens = 0
+    chunks: list[Chunk] = []
     for item in items:
         if isinstance(item, Chunk):
-            text.append(item.text)
-            num_tokens += item.num_tokens
+            chunks.append(item)
             continue
-        if text:
-            yield Chunk("".join(text), num_tokens)
-            text, num_tokens = [], 0
+        if chunks:
+            yield Chunk.joined(chunks)
+            chunks = []
         yield item
-    if text:
-        yield Chunk("".join(text), num_tokens)
+    if chunks:
+        yield Chunk.joined(chunks)

@@ -1,7 +1,8 @@
 """What makes two questions the same: the SHA-256 of canonical JSON of everything that can change the answer, and of the scope.
 
 Left out on purpose: `request_id` and `priority` change nothing in the text; under greedy decoding `seed`, `top_p`, `top_k` and `min_p` do
-not either (each keeps the most likely token), so they are set to one value.
+not either (each keeps the most likely token), so they are set to one value. What came after version 1 is left out where it is off, so that
+answers stored before are still found.
 Tests: tests/fast/test_cache_key.py changes every field in turn.
 """
 
@@ -15,6 +16,7 @@ from serve_app.messages import Ask, Sampling
 
 SAMPLING = tuple(field.name for field in dataclasses.fields(Sampling))
 UNUSED_WHEN_GREEDY = {"temperature": 0.0, "seed": None, "top_p": 1.0, "top_k": 0, "min_p": 0.0}
+OFF: dict[str, object] = {"logit_bias": (), "logprobs": None}
 VERSION = 1  # of this layout; raise it when the meaning of a stored answer changes
 
 
@@ -30,6 +32,7 @@ def shard_key(ask: Ask) -> str:
 
 def _question(ask: Ask) -> dict[str, object]:
     generate = ask.generate
+    by_chance = generate.choice and not generate.sampling.repeatable
     return {
         "version": VERSION,
         "scope": ask.scope,
@@ -37,11 +40,15 @@ def _question(ask: Ask) -> dict[str, object]:
         "messages": [[message.role, message.content] for message in generate.messages],
         "prompt": generate.prompt,
         "sampling": _canonical(generate.sampling),
+        **({"choice": generate.choice} if by_chance else {}),
     }
 
 
 def _canonical(sampling: Sampling) -> dict[str, object]:
     fields = {name: getattr(sampling, name) for name in SAMPLING}  # `asdict` copies deeply, and took a third of a key's time
+    for name, off in OFF.items():
+        if fields[name] == off:
+            del fields[name]
     return {**fields, **UNUSED_WHEN_GREEDY} if sampling.greedy else fields
 
 

@@ -19,6 +19,7 @@ from serve_app.messages import Answer, Ask, Chunk, Finish, Item, Opening
 from serve_app.metrics import Metrics
 
 ENTRY_BYTES = 1_000  # of an answer beside its text
+CANDIDATE_BYTES = 250  # of a log-probability: the objects around a few bytes and a number
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,21 +62,22 @@ class Replays:
     async def noted(self, ask: Ask, items: AsyncIterator[Item]) -> AsyncIterator[Item]:
         """The same items, remembered at their good ending."""
         opening: Opening | None = None
-        text: list[str] = []
+        chunks: list[Chunk] = []
         async for item in items:
             match item:
                 case Opening():
                     opening = item
                 case Chunk():
-                    text.append(item.text)
+                    chunks.append(item)
                 case Finish() if opening is not None:
-                    self.keep(ask, Answer(opening, "".join(text), item))
+                    said = Chunk.joined(chunks)
+                    self.keep(ask, Answer(opening, said.text, item, said.logprobs))
             yield item
 
 
 def as_items(answer: Answer) -> tuple[Item, ...]:
     """A whole answer as a stream has it."""
-    return answer.opening, Chunk(answer.text, answer.finish.usage.completion_tokens), answer.finish
+    return answer.opening, Chunk(answer.text, answer.finish.usage.completion_tokens, answer.logprobs), answer.finish
 
 
 def _may_share(ask: Ask) -> bool:
@@ -83,4 +85,5 @@ def _may_share(ask: Ask) -> bool:
 
 
 def _size(entry: _Entry) -> int:
-    return len(entry.answer.text) * 4 + ENTRY_BYTES
+    num_candidates = sum(1 + len(token.top) for token in entry.answer.logprobs)
+    return len(entry.answer.text) * 4 + num_candidates * CANDIDATE_BYTES + ENTRY_BYTES

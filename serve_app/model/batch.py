@@ -17,7 +17,7 @@ from transformers import GenerationConfig, LogitsProcessorList, StoppingCriteria
 from serve_app.errors import Cancelled
 from serve_app.model.books import Books
 from serve_app.model.loader import LoadedModel
-from serve_app.model.rows import Row
+from serve_app.model.rows import Row, Scored
 from serve_app.model.sampling import RowSampler
 from serve_app.model.threaded import STOPPING
 
@@ -26,8 +26,8 @@ def run_batch(loaded: LoadedModel, rows: Sequence[Row], books: Books, after_step
     """Generate until every row has ended, or raise what the model raised."""
     books.batch(rows)
     ids, mask = _left_padded([row.prompt_ids for row in rows], loaded.pad_id, loaded.device)
-    settle = _Settle(rows, books, after_step, abandoned)
     sampler = RowSampler([row.stream.request.sampling for row in rows], [row.prompt_ids for row in rows], loaded.eos_ids)
+    settle = _Settle(rows, sampler, books, after_step, abandoned)
     with torch.inference_mode():
         loaded.model.generate(
             input_ids=ids,
@@ -61,8 +61,11 @@ class _Settle(StoppingCriteria):  # type: ignore[misc]
     (5.23: only on mps) one more step comes after the last ending; it has no live row and changes none.
     """
 
-    def __init__(self, rows: Sequence[Row], books: Books, after_step: Callable[[], None], abandoned: threading.Event) -> None:
+    def __init__(
+        self, rows: Sequence[Row], sampler: RowSampler, books: Books, after_step: Callable[[], None], abandoned: threading.Event
+    ) -> None:
         self._rows = rows
+        self._sampler = sampler
         self._books = books
         self._after_step = after_step
         self._abandoned = abandoned
@@ -70,10 +73,11 @@ class _Settle(StoppingCriteria):  # type: ignore[misc]
 
     def __call__(self, input_ids: Tensor, scores: object, **_: object) -> Tensor:
         tokens = input_ids[:, -1].tolist()
+        scored = self._sampler.scored(tokens)
         live = [index for index, row in enumerate(self._rows) if row.live]
         now = self._books.step("prefill" if self._first else "decode", [self._rows[index] for index in live], len(tokens) - len(live))
         for index in live:
-            self._take(self._rows[index], tokens[index], now)
+            self._take(self._rows[index], tokens[index], now, scored[index])
         self._first = False
         if self._abandoned.is_set():
             for row in self._rows:
@@ -82,9 +86,9 @@ class _Settle(StoppingCriteria):  # type: ignore[misc]
         self._after_step()
         return torch.tensor([not row.live for row in self._rows], device=input_ids.device)
 
-    def _take(self, row: Row, token: int, now: float) -> None:
+    def _take(self, row: Row, token: int, now: float, scored: Scored | None) -> None:
         if row.first_token_at is None:
             self._books.first_token(row, now)
-        reason = row.take(token, now)
+        reason = row.take(token, now, scored)
         if reason is not None:
             self._books.finish(row, reason)

@@ -1,6 +1,6 @@
-"""The next token of each row from its logits: greedy rows all at once, the others each by its own sampler.
+"""The next token of each row of an in-flight batch from its logits.
 
-A row's draws depend on its own seed and logits alone, never on its company. Tests: tests/fast/test_inflight.py.
+A row's choice depends on its own settings, seed and logits alone, never on its company. Tests: tests/fast/test_inflight.py.
 """
 
 from __future__ import annotations
@@ -10,30 +10,40 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from serve_app.model.rows import Row
-from serve_app.model.sampling import RowSampler, has_penalty
+from serve_app.model.raw import RawLogprobs
+from serve_app.model.rows import Row, Scored
+from serve_app.model.sampling import Chooser, adjust, drawn, is_plain
 
 
-def choose(logits: Tensor, rows: Sequence[Row], eos_ids: Sequence[int]) -> list[int]:
-    """One token for each row of `logits` [rows, vocabulary], which are fp32 and may be changed in place."""
+def choose(logits: Tensor, rows: Sequence[Row], eos_ids: Sequence[int]) -> tuple[list[int], list[Scored | None]]:
+    """One token for each row of `logits` [rows, vocabulary], which are fp32 and may be changed in place, and the log-probabilities of the
+    rows that ask for them."""
     if not rows:
-        return []
+        return [], []
     with torch.inference_mode():  # as the runner, whose tensors may not be changed outside it
-        for index, row in enumerate(rows):
-            if _is_special(row):
-                _apply(row, logits[index : index + 1], eos_ids)
-        tokens: list[int] = logits.argmax(dim=-1).tolist()
-    return tokens
+        raw = RawLogprobs(logits, [row.stream.request.sampling for row in rows])
+        choosers = [_chooser(row) for row in rows]
+        adjust(logits, choosers, eos_ids)
+        drawn_tokens = drawn(logits, choosers)
+        tokens = [] if len(drawn_tokens) == len(rows) else _best(logits)
+        tokens = [drawn_tokens[row] if row in drawn_tokens else tokens[row] for row in range(len(rows))]
+        return tokens, raw.of(tokens)
 
 
-def _is_special(row: Row) -> bool:
+def _best(logits: Tensor) -> list[int]:
+    """The first of the highest ones. By numpy on a CPU: for 32 rows of 49,152 it takes 0.07 ms on one core, torch 0.9 ms."""
+    best: list[int] = (logits.argmax(dim=-1) if logits.is_cuda else logits.numpy().argmax(-1)).tolist()
+    return best
+
+
+def _chooser(row: Row) -> Chooser | None:
+    """The row's own, brought up to date; none where its logits alone decide."""
     sampling = row.stream.request.sampling
-    return not sampling.greedy or has_penalty(sampling) or sampling.ignore_eos or row.num_generated < sampling.min_tokens
-
-
-def _apply(row: Row, scores: Tensor, eos_ids: Sequence[int]) -> None:
-    """Change the row's own scores so that their argmax is its choice."""
-    if row.sampler is None:
-        row.sampler = RowSampler([row.stream.request.sampling], [row.prompt_ids], eos_ids)
-    last = torch.tensor([[row.last_token]], device=scores.device)
-    scores.copy_(row.sampler(last, scores))
+    if row.chooser is None:
+        if is_plain(sampling, row.num_generated):
+            return None
+        row.chooser = Chooser(sampling, row.prompt_ids)
+    chooser: Chooser = row.chooser
+    if chooser.num_generated < row.num_generated:
+        chooser.add(row.last_token)
+    return chooser

@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from serve_app.errors import FrugalError
+from serve_app.logprobs import TokenLogprob
 from serve_app.messages import Chunk, Failed, Finish, Generate, ModelCard
 from serve_app.settings import ModelTuning
 
@@ -35,8 +36,7 @@ class Stream:
         self._news = asyncio.Event()
         self._over = asyncio.Event()
         self._lock = threading.Lock()
-        self._text: list[str] = []
-        self._num_tokens = 0
+        self._waiting: list[Chunk] = []
         self._ending: Ending | None = None
         self._wake_pending = False
         self._exhausted = False
@@ -57,13 +57,12 @@ class Stream:
         """Ask the engine to stop; from any thread, any number of times. The ending still comes through the stream."""
         self._cancelled = True
 
-    def put_text(self, text: str, num_tokens: int) -> None:
+    def put_text(self, text: str, num_tokens: int, logprobs: tuple[TokenLogprob, ...] = ()) -> None:
         """Engine side, any thread: more of the answer. Ignored after the ending."""
         with self._lock:
             if self._ending is not None:
                 return
-            self._text.append(text)
-            self._num_tokens += num_tokens
+            self._waiting.append(Chunk(text, num_tokens, logprobs))
             wake = self._must_wake()
         self._wake(wake)
 
@@ -99,10 +98,9 @@ class Stream:
                 raise StopAsyncIteration
             self._wake_pending = False
             self._news.clear()
-            if self._text:
-                chunk = Chunk("".join(self._text), self._num_tokens)
-                self._text, self._num_tokens = [], 0
-                return chunk
+            if self._waiting:
+                chunks, self._waiting = self._waiting, []
+                return Chunk.joined(chunks)
             self._exhausted = self._ending is not None
             return self._ending
 

@@ -26,7 +26,7 @@ from serve_app.model.choose import choose
 from serve_app.model.kvcache import num_slots_in
 from serve_app.model.loader import LoadedModel
 from serve_app.model.pace import MAX_CHUNK, Pace
-from serve_app.model.rows import Row
+from serve_app.model.rows import Row, Scored
 from serve_app.model.runner import Runner, bytes_to_keep, dtype_of
 from serve_app.model.scheduler import Scheduler, Sequence, Step
 from serve_app.model.threaded import ThreadedEngine
@@ -143,7 +143,7 @@ class SlotsEngine(ThreadedEngine):
         try:
             logits = self._runner.run(step)
             rows = [self._rows[sequence] for sequence in step.yields]
-            tokens = choose(logits, rows, self._loaded.eos_ids)
+            tokens, scored = choose(logits, rows, self._loaded.eos_ids)
         except Exception as error:  # a request must never end the thread
             self._recover(step, work, error)
             return
@@ -151,11 +151,11 @@ class SlotsEngine(ThreadedEngine):
         now = self._books.packed_step(work, num_prompt, len(rows))
         self._pace.observe(step, now - began_at, _is_interactive(step.decodes), self._is_full, self._tuning)
         over: dict[Sequence, FinishReason | None] = {}
-        for sequence, row, token in zip(step.yields, rows, tokens, strict=True):
+        for sequence, row, token, score in zip(step.yields, rows, tokens, scored, strict=True):
             row.num_cached = sequence.num_cached
             if not row.live:  # `close` has ended it meanwhile
                 over[sequence] = None
-            elif reason := self._take(row, token, now):
+            elif reason := self._take(row, token, now, score):
                 over[sequence] = reason
         for row, reason in self._settle(step, tokens, over):  # after the books: who reads an ending may look into them
             self._books.finish(row, reason)
@@ -167,11 +167,11 @@ class SlotsEngine(ThreadedEngine):
         shares = [(self._rows[sequence], each_s + costs.row_s) for sequence in step.decodes]
         return shares + [(self._rows[chunk.sequence], each_s + costs.prompt_token_s * (chunk.stop - chunk.start)) for chunk in step.chunks]
 
-    def _take(self, row: Row, token: int, now: float) -> FinishReason | None:
+    def _take(self, row: Row, token: int, now: float, scored: Scored | None) -> FinishReason | None:
         """Why the token is the answer's last one, if it is."""
         if row.first_token_at is None:
             self._books.first_token(row, now)
-        return row.take(token, now)
+        return row.take(token, now, scored)
 
     def _settle(self, step: Step, tokens: list[int], over: dict[Sequence, FinishReason | None]) -> list[tuple[Row, FinishReason]]:
         """Free the slots of those that are over; their rows."""

@@ -24,8 +24,9 @@ def encode(tokenizer: Any, request: Generate, max_context: int) -> list[int]:
     Raises:
         ContextLengthExceeded: naming `messages` (or `prompt`) or `max_tokens`, the numbers and the remedy; without tokenising where the
             text has more than MAX_CHARS_PER_TOKEN characters for each token of the context.
-        BadRequest: an empty prompt, or a conversation that the chat template does not take.
+        BadRequest: an empty prompt, a conversation that the chat template does not take, or a bias on a token that there is not.
     """
+    _check_bias(request, tokenizer)
     field = "messages" if request.prompt is None else "prompt"
     _check_size(request, max_context, field)
     ids = _chat_ids(tokenizer, request) if request.prompt is None else list(tokenizer.encode(request.prompt))
@@ -58,6 +59,16 @@ def _as_data(content: str, specials: list[str]) -> str:
         if token in content:
             content = content.replace(token, f"{token[0]} {token[1:]}")
     return content
+
+
+def _check_bias(request: Generate, tokenizer: Any) -> None:
+    if not request.sampling.logit_bias:
+        return
+    num_tokens = len(tokenizer)
+    for token, _bias in request.sampling.logit_bias:
+        if not 0 <= token < num_tokens:
+            said = f"logit_bias: this model has no token {token}; send ids from 0 to {num_tokens - 1}, of this model's tokenizer"
+            raise BadRequest(said, param="logit_bias")
 
 
 def _check_size(request: Generate, max_context: int, field: str) -> None:

@@ -5,13 +5,23 @@ Integers, strings and seconds only; no tensors, no threads. Tests: tests/fast/te
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from serve_app.logprobs import Candidate, TokenLogprob
 from serve_app.messages import Finish, FinishReason, ModelCard, Usage
 from serve_app.model.engine import Ending, Stream
+from serve_app.model.spelling import Spelling
 from serve_app.model.text import Decode, TextStream
+
+
+@dataclass(frozen=True, slots=True)
+class Scored:
+    """What the model itself gave the token that was chosen, and its most probable tokens: natural logarithms of probabilities."""
+
+    logprob: float
+    top: Sequence[tuple[int, float]] = ()
 
 
 @dataclass(slots=True, eq=False)
@@ -22,6 +32,7 @@ class Row:
     prompt_ids: list[int]
     eos_ids: Collection[int]
     decode: Decode
+    spelling: Spelling | None = None  # needed where log-probabilities are asked for
     text: TextStream = field(init=False)
     seconds: float = 0.0
     num_generated: int = 0
@@ -32,7 +43,9 @@ class Row:
     first_token_at: float | None = None
     num_cached: int = 0  # prompt tokens whose KV was there already
     last_token: int = 0
-    sampler: Callable[[Any, Any], Any] | None = None  # of an engine that keeps one per row
+    chooser: Any = None  # what an engine keeps for this row's choices; see sampling.py
+    _num_chars_sent: int = 0
+    _unsent: list[TokenLogprob] = field(default_factory=list)  # log-probabilities of tokens whose text is held back
 
     def __post_init__(self) -> None:
         self.text = TextStream(self.decode, self.stream.request.sampling.stop)
@@ -50,12 +63,13 @@ class Row:
     def start(self, now: float, batch_size: int) -> None:
         """Its batch begins. After a failed batch it starts again, from nothing; its share of the time stays."""
         self.text = TextStream(self.decode, self.stream.request.sampling.stop)
-        self.num_generated = self.num_unsent = 0
+        self.num_generated = self.num_unsent = self._num_chars_sent = 0
+        self._unsent = []
         self.started_at = now if self.started_at is None else self.started_at
         self.batch_size = batch_size
 
-    def take(self, token: int, now: float) -> FinishReason | None:
-        """Count a new token and send its text; the reason where the answer is over."""
+    def take(self, token: int, now: float, scored: Scored | None = None) -> FinishReason | None:
+        """Count a new token and send its text, with its log-probability where it has one; the reason where the answer is over."""
         sampling = self.stream.request.sampling
         self.num_generated += 1
         self.num_unsent += 1
@@ -65,14 +79,16 @@ class Row:
             return "cancelled"
         may_stop = self.num_generated >= sampling.min_tokens
         if token in self.eos_ids and may_stop and not sampling.ignore_eos:
-            self._send(self.text.close(may_stop))
+            self._send(self.text.close(may_stop), last=True)
             return "stop"
+        if scored is not None:
+            self._note(token, scored)
         self._send(self.text.push(token, may_stop))
         if self.text.stopped:
             return "stop"
         if self.num_generated < sampling.max_tokens:
             return None
-        self._send(self.text.close(may_stop))
+        self._send(self.text.close(may_stop), last=True)
         return "stop" if self.text.stopped else "length"
 
     def finish(self, reason: FinishReason, now: float, card: ModelCard, price_per_hour_usd: float) -> Finish:
@@ -96,8 +112,25 @@ class Row:
         """Hand the ending over; True if it was the first."""
         return self.stream.end(ending)
 
-    def _send(self, text: str) -> None:
-        if text:
-            self.stream.put_text(text, self.num_unsent)
+    def _send(self, text: str, *, last: bool = False) -> None:
+        self._num_chars_sent += len(text)
+        logprobs = self._ready(last) if self._unsent else ()
+        if text or logprobs:
+            self.stream.put_text(text, self.num_unsent, logprobs)
             self.num_unsent = 0
             self.sent_text = True
+
+    def _note(self, token: int, scored: Scored) -> None:
+        """Keep a token's log-probability until its text is sent."""
+        assert self.spelling is not None, "an engine whose rows tell log-probabilities spells its tokens"
+        if self.spelling.is_special(token):
+            return
+        top = tuple(Candidate(self.spelling.spell(other), logprob) for other, logprob in scored.top)
+        self._unsent.append(TokenLogprob(Candidate(self.spelling.spell(token), scored.logprob), top, self.text.num_chars))
+
+    def _ready(self, last: bool) -> tuple[TokenLogprob, ...]:
+        """Those whose text has gone out by now. At the end all of them, but for the tokens of a stop string."""
+        everything = last and not self.text.stopped
+        num = len(self._unsent) if everything else sum(entry.offset < self._num_chars_sent for entry in self._unsent)
+        logprobs, self._unsent = tuple(self._unsent[:num]), self._unsent[num:]
+        return logprobs

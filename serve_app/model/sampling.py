@@ -1,12 +1,13 @@
-"""How each row of a batch chooses its token: one LogitsProcessor whose argmax is the choice, so that `generate` itself stays greedy.
+"""How each row of a batch chooses its token: what changes its scores, in vLLM's order, and who draws.
 
-A row's draws depend on its own seed and scores alone, never on its neighbours: every row has its own generator, and a draw is the
-Gumbel-max trick (argmax of log-probability minus the log of exponential noise; https://arxiv.org/abs/1611.01144, section 2). The filters
-come in transformers' order: penalties, temperature, top-k, top-p, min-p. Tests: tests/fast/test_sampling.py.
+    raw log-probabilities -> bias -> penalties -> no early end -> greedy, or temperature -> top-k -> top-p -> min-p -> draw
+
+A row's choices depend on its own settings, seed and scores alone, never on its neighbours. Tests: tests/fast/test_sampling.py.
 """
 
 from __future__ import annotations
 
+import random
 from collections.abc import Sequence
 
 import torch
@@ -14,139 +15,96 @@ from torch import Tensor
 from transformers import LogitsProcessor
 
 from serve_app.messages import Sampling
+from serve_app.model.draws import draw
+from serve_app.model.penalties import Seen, has_penalty, penalise
+from serve_app.model.raw import RawLogprobs
+from serve_app.model.rows import Scored
 
-HEAD = 1024  # a nucleus is nearly always within the most probable 1,024; sorting 49,152 scores takes ten times as long
+
+class Chooser:
+    """What a row's choices depend on beside its scores: its settings, its random numbers, the tokens that it has seen."""
+
+    def __init__(self, sampling: Sampling, prompt: Sequence[int]) -> None:
+        """`prompt` is without padding: a pad token that counted as seen would be penalised, and pad is often eos."""
+        self.sampling = sampling
+        self.num_generated = 0
+        self.random = None if sampling.greedy else random.Random(sampling.seed)  # of the system where there is no seed
+        self.seen = Seen(sampling, prompt) if has_penalty(sampling) else None
+
+    @property
+    def holds_eos_back(self) -> bool:
+        """True where this token may not be the end."""
+        return self.sampling.ignore_eos or self.num_generated < self.sampling.min_tokens
+
+    def add(self, token: int) -> None:
+        """It has generated this token."""
+        self.num_generated += 1
+        if self.seen is not None:
+            self.seen.add(token)
 
 
-def has_penalty(sampling: Sampling) -> bool:
-    """True where tokens that came before change the scores."""
-    return sampling.repetition_penalty != 1.0 or sampling.frequency_penalty != 0.0 or sampling.presence_penalty != 0.0
+def is_plain(sampling: Sampling, num_generated: int) -> bool:
+    """True where the next token is that of the highest score, as the model gave it."""
+    return (
+        sampling.greedy
+        and not has_penalty(sampling)
+        and not sampling.logit_bias
+        and not sampling.ignore_eos
+        and num_generated >= sampling.min_tokens
+    )
+
+
+def adjust(scores: Tensor, choosers: Sequence[Chooser | None], eos_ids: Sequence[int]) -> None:
+    """Bias, penalties and the ban of an early end, in place on scores [rows, vocabulary]; rows without a chooser stay as they are."""
+    own = [(row, chooser) for row, chooser in enumerate(choosers) if chooser is not None]
+    biased = [(row, token, bias) for row, chooser in own for token, bias in chooser.sampling.logit_bias]
+    if biased:
+        rows, tokens, biases = zip(*biased, strict=True)
+        scores[torch.tensor(rows, device=scores.device), torch.tensor(tokens, device=scores.device)] += torch.tensor(
+            biases, dtype=scores.dtype, device=scores.device
+        )
+    penalised = [(row, chooser.seen) for row, chooser in own if chooser.seen is not None]
+    if penalised:
+        penalise(scores, [row for row, _ in penalised], [seen for _, seen in penalised])
+    held = [row for row, chooser in own if chooser.holds_eos_back]
+    if held and eos_ids:
+        scores[torch.tensor(held, device=scores.device)[:, None], torch.tensor(eos_ids, device=scores.device)] = -torch.inf
+
+
+def drawn(scores: Tensor, choosers: Sequence[Chooser | None]) -> dict[int, int]:
+    """Row -> token, of the rows that have a temperature."""
+    own = {row: chooser for row, chooser in enumerate(choosers) if chooser is not None and chooser.random is not None}
+    if not own:
+        return {}
+    numbers = [chooser.random.random() for chooser in own.values() if chooser.random is not None]
+    picked = scores if len(own) == len(choosers) else scores[list(own)]
+    return dict(zip(own, draw(picked, [chooser.sampling for chooser in own.values()], numbers), strict=True))
 
 
 class RowSampler(LogitsProcessor):  # type: ignore[misc]
-    """The choices of one batch, for all of its steps. Scores are [rows, vocabulary] in fp32 and are changed in place."""
+    """The choices of one static batch, for all of its steps: `generate` stays greedy, and the argmax of each row is its choice."""
 
     def __init__(self, samplings: Sequence[Sampling], prompts: Sequence[Sequence[int]], eos_ids: Sequence[int]) -> None:
-        """`prompts` are without padding: a pad token that counted as seen would be penalised, and pad is often eos."""
         self._samplings = samplings
-        self._prompts = prompts
+        self._choosers = [Chooser(sampling, prompt) for sampling, prompt in zip(samplings, prompts, strict=True)]
         self._eos_ids = list(eos_ids)
-        self._num_generated = 0
-        self._drawn = [row for row, sampling in enumerate(samplings) if not sampling.greedy]
-        self._penalised = [row for row, sampling in enumerate(samplings) if has_penalty(sampling)]
-        self._draws: _Draws | None = None
-        self._penalties: _Penalties | None = None
+        self._raw: RawLogprobs | None = None
+        self._started = False
 
     def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:
-        """Called by `generate` once a step; `input_ids` ends with the tokens of the step before."""
-        if self._num_generated == 0:
-            self._prepare(scores)
-        if self._penalties is not None:
-            self._penalties.apply(scores, input_ids[:, -1] if self._num_generated else None)
-        self._mask_eos(scores)
-        if self._draws is not None:
-            scores[self._drawn] = self._draws.apply(scores[self._drawn])
-        self._num_generated += 1
+        """Called by `generate` once a step, with fp32 scores [rows, vocabulary] that it may change; `input_ids` ends with the tokens of
+        the step before."""
+        self._raw = RawLogprobs(scores, self._samplings)
+        if self._started:
+            for chooser, token in zip(self._choosers, input_ids[:, -1].tolist(), strict=True):
+                chooser.add(token)
+        self._started = True
+        adjust(scores, self._choosers, self._eos_ids)
+        for row, token in drawn(scores, self._choosers).items():
+            scores[row, token] = torch.inf
         return scores
 
-    def _prepare(self, scores: Tensor) -> None:
-        vocabulary, device = scores.shape[-1], scores.device
-        if self._drawn:
-            self._draws = _Draws([self._samplings[row] for row in self._drawn], device)
-        if self._penalised:
-            samplings, prompts = ([items[row] for row in self._penalised] for items in (self._samplings, self._prompts))
-            self._penalties = _Penalties(self._penalised, samplings, prompts, vocabulary, device)  # type: ignore[arg-type]
-
-    def _mask_eos(self, scores: Tensor) -> None:
-        if not self._eos_ids:
-            return
-        for row, sampling in enumerate(self._samplings):
-            if sampling.ignore_eos or self._num_generated < sampling.min_tokens:
-                scores[row, self._eos_ids] = -torch.inf
-
-
-class _Penalties:
-    """Which tokens the penalised rows have seen and how often they generated them: [penalised rows, vocabulary]."""
-
-    def __init__(
-        self, rows: Sequence[int], samplings: Sequence[Sampling], prompts: Sequence[Sequence[int]], vocabulary: int, device: torch.device
-    ) -> None:
-        self._rows = torch.tensor(rows, device=device)
-        self._index = torch.arange(len(rows), device=device)
-        self._seen = torch.zeros(len(rows), vocabulary, dtype=torch.bool, device=device)
-        for row, prompt in enumerate(prompts):
-            self._seen[row, torch.tensor(list(prompt), device=device)] = True
-        self._counts = torch.zeros(len(rows), vocabulary, device=device)
-        self._repetition = _column((sampling.repetition_penalty for sampling in samplings), device)
-        self._frequency = _column((sampling.frequency_penalty for sampling in samplings), device)
-        self._presence = _column((sampling.presence_penalty for sampling in samplings), device)
-
-    def apply(self, scores: Tensor, last: Tensor | None) -> None:
-        """Count the tokens of the step before ([rows] or None) and change the penalised rows' scores."""
-        if last is not None:
-            tokens = last[self._rows]
-            self._seen[self._index, tokens] = True
-            self._counts[self._index, tokens] += 1
-        own = scores[self._rows]
-        repeated = torch.where(own > 0, own / self._repetition, own * self._repetition)
-        own = torch.where(self._seen, repeated, own)
-        own -= self._frequency * self._counts + self._presence * (self._counts > 0)
-        scores[self._rows] = own
-
-
-class _Draws:
-    """The drawn rows' temperature, filters and noise."""
-
-    def __init__(self, samplings: Sequence[Sampling], device: torch.device) -> None:
-        self._temperature = _column((max(sampling.temperature, 1e-5) for sampling in samplings), device)
-        self._top_k = [sampling.top_k for sampling in samplings]
-        self._top_p = [sampling.top_p for sampling in samplings]
-        self._min_p = _column((sampling.min_p for sampling in samplings), device)
-        self._generators = [_generator(sampling.seed, device) for sampling in samplings]
-        self._filtered = [row for row, sampling in enumerate(samplings) if sampling.top_k > 0 or sampling.top_p < 1]
-        self._any_min_p = any(sampling.min_p > 0 for sampling in samplings)
-
-    def apply(self, scores: Tensor) -> Tensor:
-        """[drawn rows, vocabulary] scores to scores whose argmax is the draw."""
-        scores = torch.log_softmax(scores / self._temperature, dim=-1)
-        for row in self._filtered:
-            floor = _floor(scores[row], self._top_k[row], self._top_p[row])
-            scores[row].masked_fill_(scores[row] < floor, -torch.inf)
-        if self._any_min_p:
-            best = scores.max(dim=-1, keepdim=True).values
-            scores.masked_fill_(scores < best + self._min_p.log(), -torch.inf)
-        noise = torch.empty_like(scores)
-        for row, generator in enumerate(self._generators):
-            noise[row].exponential_(generator=generator)
-        return scores - noise.log()
-
-
-def _floor(scores: Tensor, top_k: int, top_p: float) -> Tensor:
-    """The smallest log-probability of one row ([vocabulary]) that top-k and then top-p keep. Ties stay."""
-    vocabulary = scores.shape[-1]
-    num_kept = min(top_k, vocabulary) if top_k > 0 else vocabulary
-    if top_p >= 1:
-        return scores.topk(num_kept).values[-1]
-    if num_kept < vocabulary:
-        best = scores.topk(num_kept).values
-        goal = top_p * best.exp().sum()
-    else:
-        best = scores.topk(min(HEAD, vocabulary)).values
-        goal = top_p * scores.exp().sum()
-        if best.exp().sum() < goal:
-            best = scores.sort(descending=True).values
-    above = best.exp().cumsum(0) - best.exp()  # probability of everything above it; the one that crosses the goal is kept
-    return best[(above < goal).sum() - 1]
-
-
-def _generator(seed: int | None, device: torch.device) -> torch.Generator:
-    generator = torch.Generator(device=device)
-    if seed is None:
-        generator.seed()
-    else:
-        generator.manual_seed(seed % 2**63)
-    return generator
-
-
-def _column(values: object, device: torch.device) -> Tensor:
-    return torch.tensor(list(values), dtype=torch.float32, device=device)[:, None]  # type: ignore[call-overload]
+    def scored(self, tokens: Sequence[int]) -> list[Scored | None]:
+        """What the model itself gave the tokens of this step, where it was asked for."""
+        assert self._raw is not None, "a step has been computed"
+        return self._raw.of(tokens)

@@ -31,6 +31,7 @@ class TextStream:
         self._start = 0
         self._read = 0
         self._held = ""
+        self.num_chars = 0  # decoded so far, what is held back included
         self.stopped = False
 
     def push(self, token: int, may_stop: bool = True) -> str:
@@ -55,7 +56,9 @@ class TextStream:
         if not final and num_new < MAX_HELD_TOKENS and (len(text) <= len(known) or text.endswith(HALF)):
             return ""
         self._start, self._read = self._read, len(self._tokens)
-        return text[len(known) :]
+        fresh = text[len(known) :]
+        self.num_chars += len(fresh)
+        return fresh
 
     def _release(self, may_stop: bool) -> str:
         if may_stop and self._stop:

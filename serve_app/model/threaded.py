@@ -19,6 +19,7 @@ from serve_app.model.engine import Account, Stream
 from serve_app.model.loader import LoadedModel
 from serve_app.model.prompts import encode
 from serve_app.model.rows import Row
+from serve_app.model.spelling import Spelling
 from serve_app.model.waiting import DrainRate
 from serve_app.settings import ModelTuning
 
@@ -56,6 +57,7 @@ class ThreadedEngine:
         # guarded by _news
         self._drain_rate = DrainRate(64 * loaded.card.alone_decode_step_s + 256 / loaded.card.alone_prefill_tokens_per_s)
         self._decode = functools.partial(loaded.tokenizer.decode, skip_special_tokens=True, clean_up_tokenization_spaces=False)
+        self._spelling: Spelling | None = None  # made for the first who asks for log-probabilities
         self._thread = threading.Thread(target=self._loop, name=self.name, daemon=True)
         self._thread.start()
 
@@ -125,7 +127,9 @@ class ThreadedEngine:
             ids = encode(self._loaded.tokenizer, stream.request, self.card.max_context)
         except FrugalError as error:
             return error
-        return Row(stream, ids, self._loaded.eos_ids, self._decode)
+        if stream.request.sampling.logprobs is not None and self._spelling is None:
+            self._spelling = Spelling(self._loaded.tokenizer)
+        return Row(stream, ids, self._loaded.eos_ids, self._decode, self._spelling)
 
     def _accept(self, row: Row) -> Stream | FrugalError:
         """With the lock held: into the line, or why not."""

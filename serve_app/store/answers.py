@@ -14,6 +14,7 @@ from typing import Any
 
 from sqlalchemy import delete, func, select
 
+from serve_app.logprobs import TokenLogprob, pack, unpack
 from serve_app.messages import Finish, Usage
 from serve_app.store.database import Database
 from serve_app.store.schema import answers
@@ -32,6 +33,7 @@ class StoredAnswer:
     text: str
     finish: Finish
     created_at: float
+    logprobs: tuple[TokenLogprob, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,11 +59,13 @@ class AnswerStore:
         if row["digest"] != _digest(key, row["text"], row["finish"]):
             self.delete(key)
             return None
-        return StoredAnswer(key, row["model"], row["scope"], row["feed_id"], row["text"], _finish_from(row["finish"]), row["created_at"])
+        finish, logprobs = _ending_from(row["finish"])
+        return StoredAnswer(key, row["model"], row["scope"], row["feed_id"], row["text"], finish, row["created_at"], logprobs)
 
     def put(self, answer: StoredAnswer) -> None:
         """Store, replacing what stood under the key."""
-        finish = json.dumps(dataclasses.asdict(answer.finish), sort_keys=True)
+        logprobs = {"logprobs": pack(answer.logprobs)} if answer.logprobs else {}
+        finish = json.dumps({**dataclasses.asdict(answer.finish), **logprobs}, sort_keys=True)
         values: dict[str, Any] = {
             "key": answer.key,
             "model": answer.model,
@@ -106,6 +110,8 @@ def _digest(key: str, text: str, finish: str) -> str:
     return hashlib.sha256(f"{key}\n{finish}\n{text}".encode("utf-8", "surrogatepass")).hexdigest()
 
 
-def _finish_from(text: str) -> Finish:
+def _ending_from(text: str) -> tuple[Finish, tuple[TokenLogprob, ...]]:
+    """Most answers were stored without log-probabilities."""
     fields = json.loads(text)
-    return Finish(**{**fields, "usage": Usage(**fields["usage"])})
+    logprobs = unpack(fields.pop("logprobs", ()))
+    return Finish(**{**fields, "usage": Usage(**fields["usage"])}), logprobs

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
-import pytest
-from sqlalchemy import update
+import json
+from dataclasses import asdict, replace
 
+import pytest
+from sqlalchemy import select, update
+
+from serve_app.logprobs import Candidate, TokenLogprob
 from serve_app.store.answers import AnswerStore, StoredAnswer, Totals
 from serve_app.store.database import Database
 from serve_app.store.schema import answers
@@ -25,6 +29,17 @@ def test_an_answer_comes_back_as_it_went_in(store: AnswerStore, text: str) -> No
     store.put(stored(text=text))
     assert store.get(stored().key) == stored(text=text)
     assert store.get("f" * 64) is None
+
+
+def test_log_probabilities_come_back_whatever_their_bytes_and_most_answers_have_none(store: AnswerStore, database: Database) -> None:
+    halves = (Candidate(b"\xf0\x9f", -0.1), Candidate(b"\x00\xff\xe2", -3.25))
+    told = replace(stored(1), logprobs=(TokenLogprob(halves[0], halves, 3), TokenLogprob(Candidate(b"", -9999.0))))
+    store.put(told)
+    assert store.get(told.key) == told
+    store.put(stored())
+    with database.read() as connection:
+        finish = connection.execute(select(answers.c.finish).where(answers.c.key == stored().key)).scalar_one()
+    assert json.loads(finish) == asdict(stored().finish)  # as answers were stored before there were any
 
 
 def test_the_newer_answer_replaces_the_older_one(store: AnswerStore) -> None:

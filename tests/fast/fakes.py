@@ -60,6 +60,9 @@ class FakeModel:
         for word in words:
             self._queues[to].put_nowait(Chunk(word, 1))
 
+    def send(self, chunk: Chunk, to: int = -1) -> None:
+        self._queues[to].put_nowait(chunk)
+
     def finish(self, to: int = -1, **changes: object) -> None:
         self._queues[to].put_nowait(replace(finish(), **changes))  # type: ignore[arg-type]
 

@@ -20,6 +20,7 @@ from fastapi import FastAPI
 
 from serve_app.api.app import build_app
 from serve_app.errors import Conflict, FrugalError, NotFound
+from serve_app.logprobs import Candidate, TokenLogprob
 from serve_app.messages import (
     Answer,
     Article,
@@ -126,6 +127,7 @@ class FakeServices:
 
     _opening: Opening = field(default_factory=lambda: Opening("miss", KEY))
     _items: list[Item] = field(default_factory=lambda: [Chunk("Hello", 1), Chunk(" world", 1), finish()])
+    _bad_choices: dict[str, FrugalError] = field(default_factory=dict)
     _hangs: bool = False
     _crash: Exception | None = None
 
@@ -146,6 +148,16 @@ class FakeServices:
     def will_break(self, error: FrugalError, after: int = 1) -> None:
         """End in a Failed after so many chunks."""
         self._items = [*self._items[:after], Failed(error)]
+
+    def will_tell_logprobs(self) -> None:
+        """Say "Hello" and " world" with log-probabilities of -0.5, where another token had -0.25."""
+        best = (Candidate(b"best", -0.25),)
+        told = [TokenLogprob(Candidate(word.encode(), -0.5), best, at) for word, at in (("Hello", 0), (" world", 5))]
+        self._items = [*(Chunk(entry.chosen.token, 1, (entry,)) for entry in told), finish()]
+
+    def will_refuse_choice(self, number: int, error: FrugalError) -> None:
+        """Let that one of several choices (1, 2, ...) end in a Failed, or be refused."""
+        self._bad_choices[f".{number}"] = error
 
     def will_stop_short(self, after: int = 1) -> None:
         """Stop without any ending after so many chunks."""
@@ -175,26 +187,32 @@ class FakeServices:
     async def answer(self, ask: Ask) -> Answer:
         self.asked.append(ask)
         self._fail("answer")
+        if bad := self._bad_choice(ask):
+            raise bad
         text, end = "", None
+        logprobs: tuple[TokenLogprob, ...] = ()
         try:
             for item in self._items:
                 if isinstance(item, Failed):
                     raise item.error
                 if isinstance(item, Chunk):
                     text += item.text
+                    logprobs += item.logprobs
                 else:
                     end = item
             await self._go_on()
         finally:
             self.closed.set()
         assert isinstance(end, Finish)
-        return Answer(self._opening, text, end)
+        return Answer(self._opening, text, end, logprobs)
 
     async def stream(self, ask: Ask) -> AsyncIterator[Item]:
         self.asked.append(ask)
         self._fail("stream")
         try:
             yield self._opening
+            if bad := self._bad_choice(ask):
+                yield Failed(bad)
             for item in self._items:
                 yield item
             await self._go_on()
@@ -267,6 +285,9 @@ class FakeServices:
     def _fail(self, name: str) -> None:
         if name in self.broken:
             raise self.broken[name]
+
+    def _bad_choice(self, ask: Ask) -> FrugalError | None:
+        return next((error for end, error in self._bad_choices.items() if ask.generate.request_id.endswith(end)), None)
 
     async def _go_on(self) -> None:
         if self._crash:

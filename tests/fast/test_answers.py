@@ -12,6 +12,7 @@ import pytest
 from serve_app.cache.answers import Answers
 from serve_app.cache.key import answer_key
 from serve_app.errors import Cancelled, GenerationFailed, Overloaded, Stopping
+from serve_app.logprobs import Candidate, TokenLogprob
 from serve_app.messages import Answer, Ask, CachePolicy, Chunk, Failed, Finish, Item, Opening, Sampling
 from serve_app.metrics import Metrics
 from serve_app.settings import CacheSettings
@@ -105,6 +106,22 @@ async def test_a_late_caller_replays_what_exists_and_then_follows(desk: Desk) ->
         desk.model.finish()
         assert isinstance(await anext(late), Finish)
     assert (await leader).text == "one two three"
+
+
+async def test_log_probabilities_reach_the_first_caller_who_joins_and_who_comes_later(desk: Desk) -> None:
+    words = [Chunk(word, 1, (TokenLogprob(Candidate(word.encode(), -0.5), (), at),)) for word, at in (("two ", 0), ("words", 4))]
+    question = ask(sampling=Sampling(logprobs=0))
+    leader = desk.call(question)
+    await desk.model.started.wait()
+    desk.model.send(words[0])
+    await desk.until(lambda: True)
+    joiner = desk.call(question)
+    desk.model.send(words[1])
+    desk.model.finish()
+    logprobs = words[0].logprobs + words[1].logprobs
+    assert [(await caller).logprobs for caller in (leader, joiner)] == [logprobs, logprobs]
+    later = await desk.answers.whole(question)
+    assert (later.opening.outcome, later.text, later.logprobs) == ("hit", "two words", logprobs)
 
 
 async def test_the_first_caller_leaves_and_the_others_get_everything(desk: Desk) -> None:

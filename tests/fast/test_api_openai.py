@@ -12,7 +12,6 @@ from serve_app.api.openai import ChatRequest, CompletionRequest
 from serve_app.messages import Message, Sampling
 from tests.fast.fakes_api import MODEL, FakeServices, chat_body, client_of
 
-NO_LOGPROBS = "log probabilities are not supported, leave it out"
 USER = {"role": "user", "content": "Hi"}
 
 # What is added to a good chat request, the field that must be named, and words that the message must hold.
@@ -52,15 +51,26 @@ BAD_CHAT: list[tuple[dict[str, Any], str, tuple[str, ...]]] = [
     ({"stream": "yes"}, "stream", ("boolean", "server-sent events")),
     ({"stream_options": {"include_usage": True}}, "stream_options", ("only with stream", "set stream to true")),
     ({"stream": True, "stream_options": {"include_usag": True}}, "stream_options.include_usag", ("did you mean include_usage?",)),
-    ({"n": 2}, "n", ("only 1", "not 2", "one request per answer")),
-    ({"n": True}, "n", ("only 1", "not True")),
-    ({"logprobs": True}, "logprobs", ("only false", NO_LOGPROBS)),
-    ({"top_logprobs": 3}, "top_logprobs", (NO_LOGPROBS,)),
+    ({"n": 0}, "n", ("greater than or equal to 1", "from 1 to 8")),
+    ({"n": 9}, "n", ("less than or equal to 8", "from 1 to 8")),
+    ({"n": True}, "n", ("integer", "not True")),
+    ({"logprobs": 3}, "logprobs", ("boolean", "true for")),
+    ({"logprobs": True, "top_logprobs": 21}, "top_logprobs", ("less than or equal to 20", "from 0 to 20")),
+    ({"top_logprobs": 3}, "top_logprobs", ("only with logprobs", "set logprobs to true")),
+    ({"timeout_s": 0}, "timeout_s", ("greater than 0", "up to 3600")),
+    ({"timeout_s": 3601}, "timeout_s", ("less than or equal to 3600",)),
     ({"tools": [{"type": "function"}]}, "tools", ("tools are not supported",)),
     ({"functions": [{}]}, "functions", ("tools are not supported",)),
     ({"tool_choice": "auto"}, "tool_choice", ('only "none"', "tools are not supported")),
     ({"response_format": {"type": "json_object"}}, "response_format", ('{"type": "text"}', "ask for the format in a message")),
-    ({"logit_bias": {"5": 1}}, "logit_bias", ("only {}", "leave it out")),
+    ({"logit_bias": [5]}, "logit_bias", ("an object", '{"1234": -100')),
+    ({"logit_bias": {"five": 1}}, "logit_bias", ("'five'", "id of a token")),
+    ({"logit_bias": {"-1": 1}}, "logit_bias", ("'-1'", "id of a token")),
+    ({"logit_bias": {"05": 1}}, "logit_bias", ("'05'",)),
+    ({"logit_bias": {"5": 101}}, "logit_bias", ("token 5", "-100 to 100", "101")),
+    ({"logit_bias": {"5": "1"}}, "logit_bias", ("token 5", "'1'")),
+    ({"logit_bias": {"5": True}}, "logit_bias", ("token 5", "True")),
+    ({"logit_bias": {str(token): 1 for token in range(301)}}, "logit_bias", ("301 entries", "at most 300")),
     ({"store": True}, "store", ("only false", "leave it out")),
     ({"user": "x" * 513}, "user", ("512",)),
     ({"metadata": {"a": 1}}, "metadata.a", ("string",)),
@@ -80,7 +90,9 @@ BAD_TEXT: list[tuple[dict[str, Any], str, tuple[str, ...]]] = [
     ({"echo": True}, "echo", ("only false", "yourself")),
     ({"best_of": 2}, "best_of", ("only 1",)),
     ({"suffix": "x"}, "suffix", ("leave it out",)),
-    ({"logprobs": 0}, "logprobs", (NO_LOGPROBS,)),
+    ({"logprobs": 6}, "logprobs", ("less than or equal to 5", "from 0 to 5")),
+    ({"logprobs": True}, "logprobs", ("integer", "True")),
+    ({"top_logprobs": 2}, "top_logprobs", ("unknown field",)),
     ({"max_completion_tokens": 4}, "max_completion_tokens", ("unknown field",)),
 ]
 
@@ -107,7 +119,7 @@ async def check_refused(path: str, body: dict[str, Any], param: str, words: tupl
 
 
 async def test_several_mistakes_are_told_at_once() -> None:
-    reply = await client_of(FakeServices()).post("/v1/chat/completions", json=chat_body(temperature=3, top_p=2, n=2))
+    reply = await client_of(FakeServices()).post("/v1/chat/completions", json=chat_body(temperature=3, top_p=2, n=9))
     assert [line.split(":")[0] for line in reply.json()["error"]["message"].splitlines()] == ["temperature", "top_p", "n"]
 
 
@@ -132,8 +144,19 @@ def test_every_sampling_field_is_honoured() -> None:
         max_completion_tokens=50,
         min_tokens=3,
         ignore_eos=True,
+        logit_bias={"70": -100, "8": 2.5, "9": 0},
+        logprobs=True,
+        top_logprobs=4,
     )
-    assert sampling_of(body) == Sampling(0.7, 0.9, 40, 0.05, 7, 0.5, -0.5, 1.2, ("\n\n", "END"), 50, 3, True)
+    bias = ((8, 2.5), (70, -100.0))
+    assert sampling_of(body) == Sampling(0.7, 0.9, 40, 0.05, 7, 0.5, -0.5, 1.2, ("\n\n", "END"), 50, 3, True, bias, 4)
+
+
+def test_log_probabilities_without_the_most_probable_ones_are_none_of_them() -> None:
+    assert sampling_of(chat_body(logprobs=True)).logprobs == 0
+    assert sampling_of(chat_body(logprobs=False)).logprobs is None
+    text = CompletionRequest.model_validate({"model": MODEL, "prompt": "x", "logprobs": 5})
+    assert text.ask("r", FakeServices().settings.sampling).generate.sampling.logprobs == 5
 
 
 def test_null_means_absent_everywhere() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import AsyncIterator
+from typing import Any
 
 import openai
 import pytest
@@ -84,9 +85,53 @@ async def test_cache_control_by_extra_body_and_extra_headers() -> None:
 async def test_a_bad_field_is_a_bad_request_error_that_names_it() -> None:
     async with openai_of(FakeServices()) as client:
         with pytest.raises(openai.BadRequestError) as caught:
-            await client.chat.completions.create(model=MODEL, messages=[{"role": "user", "content": "Hi"}], n=2)
+            await client.chat.completions.create(model=MODEL, messages=[{"role": "user", "content": "Hi"}], n=9)
     assert (caught.value.param, caught.value.code, caught.value.type) == ("n", "invalid_value", "invalid_request_error")
-    assert "send one request per answer" in caught.value.message
+    assert "a whole number from 1 to 8" in caught.value.message
+
+
+async def test_log_probabilities_of_a_chat_whole_and_streamed() -> None:
+    services = FakeServices()
+    services.will_tell_logprobs()
+    async with openai_of(services) as client:
+        asked: Any = {"model": MODEL, "messages": [{"role": "user", "content": "Hi"}], "logprobs": True, "top_logprobs": 1}
+        reply = await client.chat.completions.create(**asked)
+        async with client.chat.completions.stream(**asked) as stream:
+            final = await stream.get_final_completion()
+    for choice in (reply.choices[0], final.choices[0]):
+        assert choice.logprobs is not None
+        assert choice.logprobs.content is not None
+        told = [(token.token, token.logprob, token.bytes, token.top_logprobs[0].token) for token in choice.logprobs.content]
+        assert told == [("Hello", -0.5, list(b"Hello"), "best"), (" world", -0.5, list(b" world"), "best")]
+
+
+async def test_log_probabilities_of_a_completion() -> None:
+    services = FakeServices()
+    services.will_tell_logprobs()
+    async with openai_of(services) as client:
+        reply = await client.completions.create(model=MODEL, prompt="Once", logprobs=1)
+    told = reply.choices[0].logprobs
+    assert told is not None
+    assert (told.tokens, told.token_logprobs, told.text_offset) == (["Hello", " world"], [-0.5, -0.5], [0, 5])
+    assert told.top_logprobs == [{"best": -0.25, "Hello": -0.5}, {"best": -0.25, " world": -0.5}]
+
+
+async def test_several_choices_whole_and_streamed() -> None:
+    async with openai_of(FakeServices()) as client:
+        reply = await client.chat.completions.create(model=MODEL, messages=[{"role": "user", "content": "Hi"}], n=3)
+        async with client.chat.completions.stream(model=MODEL, messages=[{"role": "user", "content": "Hi"}], n=3) as stream:
+            final = await stream.get_final_completion()
+    for choices in (reply.choices, final.choices):
+        assert [(choice.index, choice.message.content) for choice in choices] == [(number, "Hello world") for number in range(3)]
+
+
+async def test_a_deadline_is_a_gateway_timeout() -> None:
+    services = FakeServices()
+    services.will_hang()
+    async with openai_of(services) as client:
+        with pytest.raises(openai.InternalServerError) as caught:
+            await client.completions.create(model=MODEL, prompt="Hi", extra_body={"timeout_s": 0.05})
+    assert (caught.value.status_code, caught.value.code, caught.value.param) == (504, "deadline_exceeded", "timeout_s")
 
 
 async def test_an_unknown_model_is_a_not_found_error() -> None:

@@ -26,11 +26,15 @@ OTHER_SAMPLING: dict[str, object] = {
     "max_tokens": 9,
     "min_tokens": 3,
     "ignore_eos": True,
+    "logit_bias": ((5, 1.0),),
+    "logprobs": 0,
 }
+OLD_KEY = "05e725ad539905f55d687149a595d50e8b9ced7befcc48b3ce65233a782e6120"  # of BASE, when Sampling ended with ignore_eos
 CHANGES_NOTHING = {
     "request_id": "names the request, not the question",
     "priority": "changes when, not what",
     "fingerprint": "is an argument of its own",
+    "choice": "tells apart only what chance makes differ, see below",
     "sampling": "field by field below",
 }
 OTHER_GENERATE: dict[str, object] = {"model": "other", "messages": (Message("user", "b"),), "prompt": "raw"}
@@ -69,6 +73,22 @@ def test_greedy_decoding_ignores_what_only_sampling_uses() -> None:
 
     assert greedy() == greedy(seed=3) == greedy(top_p=0.5) == greedy(top_k=4) == greedy(min_p=0.2)
     assert greedy() != greedy(max_tokens=5)
+
+
+def test_answers_stored_before_log_probabilities_and_bias_came_are_still_found() -> None:
+    assert answer_key(BASE, "f") == OLD_KEY
+
+
+@pytest.mark.parametrize(("sampling", "differ"), [(Sampling(), False), (SAMPLED, False), (Sampling(temperature=0.5), True)])
+def test_another_choice_is_another_question_only_where_chance_makes_them_differ(sampling: Sampling, differ: bool) -> None:
+    first, second = (replace(BASE, generate=replace(BASE.generate, sampling=sampling, choice=choice)) for choice in (0, 1))
+    assert (answer_key(first, "f") != answer_key(second, "f")) == differ
+    assert (shard_key(first) != shard_key(second)) == differ
+
+
+def test_more_or_fewer_log_probabilities_are_another_question() -> None:
+    keys = {answer_key(replace(BASE, generate=replace(BASE.generate, sampling=Sampling(logprobs=num))), "f") for num in (None, 0, 1, 5)}
+    assert len(keys) == 4
 
 
 TURNS = st.lists(st.builds(Message, st.sampled_from(["system", "user", "assistant"]), st.text(max_size=8)), min_size=1, max_size=4)

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import AsyncIterator
 from dataclasses import replace
 
 import pytest
 
 from serve_app.cache.replays import Replays, as_items
+from serve_app.logprobs import Candidate, TokenLogprob
 from serve_app.messages import Answer, Ask, CachePolicy, Chunk, Item, Opening, Sampling
 from serve_app.metrics import Metrics
 from tests.fast.fakes import ask, finish
@@ -114,6 +116,27 @@ async def test_a_stream_is_remembered_at_its_good_ending_and_comes_again_as_a_st
     assert found is not None
     expected: tuple[Item, ...] = (Opening("hit", "key", 0.0, 10.0), Chunk("Paris", 2), finish())
     assert as_items(found) == expected
+
+
+async def test_log_probabilities_are_replayed_too(desk: Desk) -> None:
+    told = tuple(TokenLogprob(Candidate(word, -1.0), (), at) for at, word in ((0, b"Par"), (3, b"is")))
+
+    async def items() -> AsyncIterator[Item]:
+        for item in (ALLOWED.opening, Chunk("Par", 1, told[:1]), Chunk("is", 1, told[1:]), finish()):
+            yield item
+
+    async for _ in desk.replays.noted(ask(), items()):
+        pass
+    found = desk.replays.find(ask())
+    assert found is not None
+    assert as_items(found)[1] == Chunk("Paris", 2, told)
+
+
+def test_log_probabilities_count_as_memory() -> None:
+    desk = Desk(max_bytes=3_500)
+    best = (Candidate(b"x", -1.0),) * 20
+    desk.replays.keep(ask(), replace(ALLOWED, logprobs=(TokenLogprob(best[0], best),)))
+    assert desk.found(ask()) is None
 
 
 def test_every_replay_is_a_hit_in_the_books(desk: Desk) -> None:

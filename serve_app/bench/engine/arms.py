@@ -24,7 +24,7 @@ from serve_app.bench.figures import percentiles
 from serve_app.bench.memory import PeakMemory
 from serve_app.bench.plain_generate import summarise
 from serve_app.errors import ContextLengthExceeded, FrugalError
-from serve_app.messages import Failed, Finish, Generate
+from serve_app.messages import Failed, Finish, Generate, TokenLogprob
 from serve_app.metrics import Metrics
 from serve_app.model.engine import Engine, Stream
 from serve_app.model.inflight import SlotsEngine, keeps
@@ -71,10 +71,10 @@ class TimedStream(Stream):
         super().__init__(request)
         self.emitted: list[tuple[float, int]] = []
 
-    def put_text(self, text: str, num_tokens: int) -> None:
+    def put_text(self, text: str, num_tokens: int, logprobs: tuple[TokenLogprob, ...] = ()) -> None:
         """See Stream.put_text."""
         self.emitted.append((time.perf_counter(), num_tokens))
-        super().put_text(text, num_tokens)
+        super().put_text(text, num_tokens, logprobs)
 
 
 def gaps(emitted: Sequence[tuple[float, int]]) -> Iterator[tuple[float, float]]:
