@@ -42,7 +42,7 @@ def bench_engine(context: click.Context, /, config: pathlib.Path, workloads: tup
     And a step by itself (`steps`), and streams beside long prompts (`interference`).
     """
     names = ENGINE_WORKLOADS if "all" in workloads else workloads
-    if wrong := mistake(names, _given(context, options)):
+    if wrong := mistake(names, _given(context, options), options["arms"]):
         raise click.UsageError(wrong)
     found = checked(config)
     from serve_app.model.source import stay_offline

@@ -12,11 +12,14 @@ from click.testing import CliRunner
 
 from serve_app.__main__ import main
 from serve_app.bench.engine.arms import gaps
-from serve_app.bench.engine.options import ARMS, Arm, arms_named, mistake
+from serve_app.bench.engine.interference import whole
+from serve_app.bench.engine.options import ARMS, Arm, arms_for, arms_named, mistake
 from serve_app.bench.engine.rounds import Result, median, medians, order, ratios, sized
 from serve_app.bench.engine.steps import ratio
 from serve_app.bench.engine.table import table
 from serve_app.bench.engine.workloads import MEAN_TOKENS, build, lengths
+from serve_app.model.pace import Pace
+from serve_app.settings import ModelTuning
 
 ONE, PLAIN = Arm("one", 1), Arm("plain", 8)
 STATIC, SLOTS = ({size: Arm(kind, size) for size in (4, 8, 16, 32)} for kind in ("static", "slots"))
@@ -144,6 +147,14 @@ def test_a_text_of_several_tokens_shares_its_gap_and_one_of_none_has_none() -> N
     assert found == [(0.5, 1.5), *[(0.25, 2.5)] * 4]
 
 
+def test_with_chunking_off_a_prompt_is_one_step_beside_somebody_who_waits() -> None:
+    for configured in (ModelTuning(), ModelTuning(target_itl_ms=20.0)):
+        tuning, longest = whole(configured, 1024)
+        pace = Pace(prompt_token_s=0.001, decode_s=0.01, max_chunk=longest)
+        assert pace.limits(tuning, interactive=True).chunk_tokens == 1024
+        assert pace.limits(configured, interactive=True).chunk_tokens < 100
+
+
 @pytest.mark.parametrize(
     ("workloads", "given", "said"),
     [
@@ -156,6 +167,14 @@ def test_a_text_of_several_tokens_shares_its_gap_and_one_of_none_has_none() -> N
 def test_an_option_that_would_change_nothing_is_refused(workloads: tuple[str, ...], given: set[str], said: str | None) -> None:
     found = mistake(workloads, given)
     assert found is None if said is None else found is not None and found.startswith(said)
+
+
+def test_plain_alone_goes_with_articles_alone() -> None:
+    assert mistake(("chat", "skewed"), {"arms"}, ("plain",)) == "--arm plain goes with --workload articles; name it, or another arm"
+    assert mistake(("chat", "articles"), {"arms"}, ("plain",)) is None
+    assert mistake(("chat",), {"arms"}, ("plain", "one")) is None
+    assert arms_for("chat", [ONE, PLAIN]) == [ONE]
+    assert arms_for("articles", [ONE, PLAIN]) == [ONE, PLAIN]
 
 
 def test_the_command_refuses_it_before_it_reads_anything() -> None:
@@ -172,7 +191,16 @@ def document() -> dict[str, Any]:
     return {
         "model": {"id": "tiny", "quantization": "nf4", "device": "cpu"},
         "conditions": {"cpu": "fast", "cores": 2, "load_average": 0.5, "python": "3", "torch": "2", "transformers": "5", "commit": "ab"},
-        "workloads": {"chat": {"requests": 64, "max_tokens": 9, "priority": "batch", "one_runs_every": 8, "arms": arms}},
+        "workloads": {
+            "chat": {
+                "requests": 64,
+                "max_tokens": 9,
+                "priority": "batch",
+                "one_runs_every": 8,
+                "skipped": {"slots-64": "too large"},
+                "arms": arms,
+            }
+        },
         "steps": {
             "prefill": {"chunk_tokens": 800, "tokens_per_s": {"fused": 1000.0, "kept": 2500.0}},
             "decode": {"rows": 32, "context": 256, "step_s": {"generate": 0.06, "runner": 0.03}},
@@ -192,17 +220,18 @@ def test_the_table_shows_each_part_with_its_ratios_and_what_to_know() -> None:
     assert [line.split()[0] for line in lines[1:6]] == ["arm", "one", "static-4", "static-8", "plain-8"]
     assert max(map(len, lines[1:6])) <= 140
     assert lines[4].split() == ["static-8", "2.00", "-", "20", "4.0", "0.50", "s", "20", "ms", "30", "40", "10%", "-", "0", "2"]
-    assert lines[6:10] == [
+    assert lines[6:11] == [
         "one ran on every 8th request, 8 in all; its rate is of these",
+        "slots-64 was skipped: too large",
         "after the first round, only the best size of each engine ran again",
         "static batches against one at a time 8.00, static batches against plain generate 0.80; best sizes: static 8",
         "",
     ]
-    assert lines[10:13] == [
+    assert lines[11:14] == [
         "steps: prefill of 800 tokens, tokens/s: fused 1000, kept 2500",
         "decode step of 32 rows at 256 tokens of context, ms: generate 60.0, runner 30.0",
         "kept against fused 2.50, a decode step of generate against the runner's 2.00",
     ]
-    assert lines[14] == "interference: 16 streams, a prompt every 1 s, for 20 s"
-    assert lines[16].startswith("   whole: ITL p50 20 ms, p95 20 ms, p99 20 ms, max 20 ms; 300 tokens/s of the streams; 19 of 20 prompts")
+    assert lines[15] == "interference: 16 streams, a prompt every 1 s, for 20 s"
+    assert lines[17].startswith("   whole: ITL p50 20 ms, p95 20 ms, p99 20 ms, max 20 ms; 300 tokens/s of the streams; 19 of 20 prompts")
     assert lines[-1].startswith("on fast, 2 cores, load 0.5; tiny (nf4, cpu)")

@@ -8,12 +8,15 @@ import pathlib
 import subprocess
 import sys
 from dataclasses import replace
+from types import SimpleNamespace
 
+import psutil
 import pytest
 
 from serve_app.bench.engine import interference, steps
 from serve_app.bench.engine.arms import Bench, measure, slot_tokens
-from serve_app.bench.engine.options import Arm
+from serve_app.bench.engine.command import run
+from serve_app.bench.engine.options import Arm, Options
 from serve_app.bench.engine.workloads import build, prose_ids
 from serve_app.errors import ContextLengthExceeded
 from serve_app.model.linears import is_packed
@@ -87,6 +90,18 @@ def test_skewed_answers_have_their_lengths_and_only_static_rows_are_wasted(bench
 def test_a_workload_that_does_not_fit_is_refused_with_what_to_change(bench: Bench) -> None:
     with pytest.raises(ContextLengthExceeded, match=r"workload chat takes \d+ tokens of context, and model.max_context is 2048; raise it"):
         slot_tokens(bench.loaded, build("chat", "m", 2, 2000))
+
+
+def test_an_arm_that_does_not_fit_into_memory_costs_the_others_nothing(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    said: list[str] = []
+    two = Options(("articles",), (Arm("static", 2), Arm("slots", 2)), requests=2, max_tokens=2, rounds=2)
+    monkeypatch.setattr(psutil, "virtual_memory", lambda: SimpleNamespace(available=1_000_000))
+    document = run(bench, two, said.append)
+    workload = document["workloads"]["articles"]
+    assert [(arm["arm"], arm["rounds"]) for arm in workload["arms"]] == [("static-2", 2)]
+    assert workload["skipped"]["slots-2"].startswith("the KV cache takes ")
+    assert document["ratios"]["articles"]["slots_vs_static"] is None
+    assert [line.split(":")[1] for line in said if "slots" in line] == [" skipped"]
 
 
 def test_steps_compare_the_forms_of_the_weights_and_the_two_decodes(bench: Bench) -> None:

@@ -10,8 +10,9 @@ The document, whose parts are there where their workload was asked for:
     benchmark     "engine"
     model         id, quantization, dtype, device, weights_bytes
     conditions    processor, cores, load, versions, commit; `peak_rss_method` and `itl_method` say how these two were measured
-    workloads     articles, skewed, chat: {requests, max_tokens, priority, one_runs_every, arms}; each arm {arm, engine, batch_size,
-                  rounds, requests} and its medians over those rounds (arms.Result says what they are)
+    workloads     articles, skewed, chat: {requests, max_tokens, priority, one_runs_every, skipped (arms that did not fit into
+                  memory, and why), arms}; each arm {arm, engine, batch_size, rounds}, its medians over those rounds (rounds.Result says
+                  of what) and, of articles, articles_per_min
     steps         prefill tokens/s by the form of the weights, seconds of a decode step of the slots' runner and of `generate`
     interference  chunked, whole: the streams' ITL, the arriving prompts' TTFT
     ratios        articles, skewed, chat: {slots_vs_static, slots_vs_one, static_vs_one, static_vs_plain, best_static, best_slots};

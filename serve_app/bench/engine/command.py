@@ -10,10 +10,11 @@ from typing import Any
 
 from serve_app.bench.engine import interference, steps
 from serve_app.bench.engine.arms import ITL_METHOD, Bench, measure, slot_tokens
-from serve_app.bench.engine.options import LOADS, Arm, Options
+from serve_app.bench.engine.options import LOADS, Arm, Options, arms_for
 from serve_app.bench.engine.rounds import Result, medians, order, ratios, sized
 from serve_app.bench.engine.workloads import EVERY, Workload, build
 from serve_app.bench.machine import conditions
+from serve_app.errors import ModelLoadError
 
 Say = Callable[[str], None]
 
@@ -26,7 +27,9 @@ def run(bench: Bench, options: Options, say: Say) -> dict[str, Any]:
     """
     card = bench.loaded.card
     workloads = [
-        build(name, card.id, options.requests, options.max_tokens, options.priority) for name in LOADS if name in options.workloads
+        build(name, card.id, options.requests, options.max_tokens, options.priority)
+        for name in LOADS
+        if name in options.workloads and arms_for(name, options.arms)
     ]
     for workload in workloads:
         slot_tokens(bench.loaded, workload)  # refused now rather than in half an hour
@@ -38,9 +41,10 @@ def run(bench: Bench, options: Options, say: Say) -> dict[str, Any]:
         "ratios": {},
     }
     for workload in workloads:
-        rounds = _rounds(bench, workload, options, document["conditions"], say)
-        document["workloads"][workload.name] = _told(workload, rounds)
-        document["ratios"][workload.name] = ratios(rounds)
+        turns = _Turns(bench, workload, options, say)
+        document["workloads"][workload.name] = turns.run()
+        document["ratios"][workload.name] = ratios(turns.rounds)
+        document["conditions"]["peak_rss_method"] = turns.memory_method
     if "steps" in options.workloads:
         _add(document, "steps", steps.run(bench, options.rounds, say))
     if "interference" in options.workloads:
@@ -48,35 +52,46 @@ def run(bench: Bench, options: Options, say: Say) -> dict[str, Any]:
     return document
 
 
-def _rounds(bench: Bench, workload: Workload, options: Options, conditions: dict[str, Any], say: Say) -> list[dict[Arm, Result]]:
-    rounds: list[dict[Arm, Result]] = []
-    for number in range(options.rounds):
-        done: dict[Arm, Result] = {}
-        for each in order(_arms(workload, options), rounds):
-            arm = sized(each, done)
-            done[arm], conditions["peak_rss_method"] = measure(bench, arm, workload)
-            say(f"{workload.name}, round {number + 1} of {options.rounds}, {arm.name}: {done[arm].requests_per_s:.2f} requests/s")
-        rounds.append(done)
-    return rounds
+class _Turns:
+    """The rounds of one workload."""
 
+    def __init__(self, bench: Bench, workload: Workload, options: Options, say: Say) -> None:
+        self.rounds: list[dict[Arm, Result]] = []
+        self.memory_method = ""
+        self._bench, self._workload, self._say = bench, workload, say
+        self._arms, self._num_rounds = arms_for(workload.name, options.arms), options.rounds
+        self._skipped: dict[str, str] = {}
 
-def _arms(workload: Workload, options: Options) -> list[Arm]:
-    """Plain calls know neither forced lengths nor a system prompt: they summarise articles."""
-    return [arm for arm in options.arms if arm.kind != "plain" or workload.name == "articles"]
+    def run(self) -> dict[str, Any]:
+        """All of them; the workload's part of the document."""
+        while len(self.rounds) < self._num_rounds:
+            done: dict[Arm, Result] = {}
+            for each in order(self._arms, self.rounds):
+                self._one(sized(each, done), done)
+            self.rounds.append(done)
+        workload = self._workload
+        return {
+            "requests": len(workload.requests),
+            "max_tokens": workload.max_tokens,
+            "priority": workload.priority,
+            "one_runs_every": EVERY,
+            "skipped": self._skipped,
+            "arms": [self._told(*found) for found in medians(self.rounds)],
+        }
 
+    def _one(self, arm: Arm, done: dict[Arm, Result]) -> None:
+        name = f"{self._workload.name}, round {len(self.rounds) + 1} of {self._num_rounds}, {arm.name}"
+        try:
+            done[arm], self.memory_method = measure(self._bench, arm, self._workload)
+        except ModelLoadError as error:  # more slots than fit into memory must not cost the other arms their figures
+            self._skipped[arm.name] = error.message
+            self._say(f"{name}: skipped: {error.message}")
+            return
+        self._say(f"{name}: {done[arm].requests_per_s:.2f} requests/s")
 
-def _told(workload: Workload, rounds: list[dict[Arm, Result]]) -> dict[str, Any]:
-    arms = []
-    for arm, num_rounds, figures in medians(rounds):
+    def _told(self, arm: Arm, num_rounds: int, figures: dict[str, Any]) -> dict[str, Any]:
         told = {"arm": arm.name, "engine": arm.engine, "batch_size": arm.batch_size, "rounds": num_rounds, **figures}
-        arms.append(told | ({"articles_per_min": figures["requests_per_s"] * 60} if workload.name == "articles" else {}))
-    return {
-        "requests": len(workload.requests),
-        "max_tokens": workload.max_tokens,
-        "priority": workload.priority,
-        "one_runs_every": EVERY,
-        "arms": arms,
-    }
+        return told | ({"articles_per_min": figures["requests_per_s"] * 60} if self._workload.name == "articles" else {})
 
 
 def _add(document: dict[str, Any], name: str, part: dict[str, Any]) -> None:

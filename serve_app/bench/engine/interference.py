@@ -4,7 +4,7 @@
     whole     chunking off: a prompt is one step, however long that takes
 
 The two alternate. A stream that has all its tokens is followed by the next one, so that there are always 16; prompts want 8 tokens each.
-Gaps count from the first arrival on. Tests: tests/model/test_bench.py.
+Gaps count from the first arrival on. Tests: tests/fast/test_bench_engine.py, tests/model/test_bench.py.
 """
 
 from __future__ import annotations
@@ -25,6 +25,7 @@ from serve_app.model.engine import Engine, Stream
 from serve_app.model.inflight import SlotsEngine
 from serve_app.model.loader import LoadedModel
 from serve_app.model.pace import MAX_CHUNK
+from serve_app.settings import ModelTuning
 
 STREAMS, PROMPT_TOKENS, NEW_TOKENS, EVERY_S = 16, 500, 8, 1.0
 STREAM_TOKENS = 512
@@ -57,19 +58,21 @@ def run(bench: Bench, rounds: int, duration_s: float, say: Callable[[str], None]
     }
 
 
+def whole(tuning: ModelTuning, slot_tokens: int) -> tuple[ModelTuning, int]:
+    """The tuning and the longest chunk with which any prompt of a slot is one step, whoever waits."""
+    return tuning.model_copy(update={"target_itl_ms": NEVER_LATE_MS}), slot_tokens
+
+
 def _ratio(found: dict[str, list[Figures]], figure: str) -> float | int | None:
-    pairs = [(whole[figure], chunked[figure]) for whole, chunked in zip(found["whole"], found["chunked"], strict=True)]
-    return median([whole / chunked for whole, chunked in pairs if whole and chunked])
+    pairs = [(one[figure], other[figure]) for one, other in zip(found["whole"], found["chunked"], strict=True)]
+    return median([one / other for one, other in pairs if one and other])
 
 
 def _measure(bench: Bench, name: str, duration_s: float) -> Figures:
     slot_tokens = min(bench.loaded.card.max_context, bench.loaded.max_positions, 2 * STREAM_TOKENS)
     tuning = bench.tuning.model_copy(update={"max_batch_size": ROWS, "max_waiting": MAX_WAITING})
-    longest = MAX_CHUNK
-    if name == "whole":
-        tuning, longest = tuning.model_copy(update={"target_itl_ms": NEVER_LATE_MS}), slot_tokens
-    runner = bench.runner(ROWS, slot_tokens)
-    engine = SlotsEngine(bench.loaded, tuning, Metrics(), runner=runner, chunk_tokens=longest)
+    tuning, longest = whole(tuning, slot_tokens) if name == "whole" else (tuning, MAX_CHUNK)
+    engine = SlotsEngine(bench.loaded, tuning, Metrics(), runner=bench.runner(ROWS, slot_tokens), chunk_tokens=longest)
     try:
         return asyncio.run(_Load(bench.loaded, engine, slot_tokens).run(duration_s))
     except BaseExceptionGroup as group:  # one task of several has failed

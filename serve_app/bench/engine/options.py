@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -68,10 +68,20 @@ def arms_named(names: Collection[str]) -> tuple[Arm, ...]:
     return tuple(arm for arm in ARMS if arm.name in names) if names else ARMS
 
 
-def mistake(workloads: Collection[str], given: Collection[str]) -> str | None:
-    """What is wrong with the options that were written: one that would change nothing is refused rather than ignored."""
+def arms_for(load: Load, arms: Sequence[Arm]) -> list[Arm]:
+    """Plain calls know neither forced lengths nor a system prompt: they summarise articles."""
+    return [arm for arm in arms if arm.kind != "plain" or load == "articles"]
+
+
+def mistake(workloads: Collection[str], given: Collection[str], arms: Collection[str] = ()) -> str | None:
+    """What is wrong with the options that were written: one that would change nothing is refused rather than ignored.
+
+    `given` are the names of those that were, `arms` the values of `--arm`.
+    """
     for option, those in GOES_WITH.items():
         if option in given and not set(those) & set(workloads):
             flag = FLAGS.get(option, f"--{option.replace('_', '-')}")
             return f"{flag} goes with --workload {' or '.join(those)}; leave it out, or name one of them"
+    if set(arms) == {"plain"} and "articles" not in workloads:
+        return "--arm plain goes with --workload articles; name it, or another arm"
     return None

@@ -47,6 +47,8 @@ def _workload(name: str, part: dict[str, Any]) -> Iterator[str]:
     one = next((arm for arm in part["arms"] if arm["arm"] == "one"), None)
     if one is not None:
         yield f"one ran on every {part['one_runs_every']}th request, {one['requests']:.0f} in all; its rate is of these"
+    for skipped, why in part["skipped"].items():
+        yield f"{skipped} was skipped: {why}"
     if len({arm["rounds"] for arm in part["arms"]}) > 1:
         yield "after the first round, only the best size of each engine ran again"
 
