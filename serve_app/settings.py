@@ -68,10 +68,12 @@ class ModelSettings(Settings):
     device: Literal["auto", "cpu", "cuda"] = "auto"
     threads: Literal["auto"] | int = Field("auto", description="torch threads; auto shares the node's cores among its replicas")
     max_context: int = Field(2048, ge=64, description="prompt and answer together, in tokens")
-    engine: Literal["static", "slots"] = Field(
-        "static", description="slots: requests join and leave the running batch at every step; static: batches through `generate`"
+    engine: Literal["static", "slots", "transformers"] = Field(
+        "static",
+        description="slots: requests join and leave the running batch at every step; transformers: the same through the library's paged "
+        "attention, for CUDA with flash attention; static: batches through `generate`. See docs/engines.md",
     )
-    kv_cache_mb: int = Field(1024, ge=1, description="memory for the keys and values of running requests (engine slots)")
+    kv_cache_mb: int = Field(1024, ge=1, description="memory for the keys and values of running requests (engines slots, transformers)")
     trust_remote_code: Literal[False] = Field(False, description="code from a model repository is never run")
 
     @model_validator(mode="after")
