@@ -44,7 +44,7 @@ class PagedBatching:
             raise ModelLoadError(f"transformers has no continuous batching for {type(model).__name__}; set model.engine: slots or static")
         self._attention = model.config._attn_implementation
         self._model = model
-        flash = flash_attention(loaded.device)
+        flash = flash_attention(loaded.device, model.dtype)
         page_tokens = FLASH_PAGE_TOKENS if flash else PAGE_TOKENS
         longest = min(loaded.card.max_context, loaded.max_positions)
         num_slots_in(budget_bytes, model, -(-longest // page_tokens) * page_tokens)  # one whole sequence; the library dies of a longer one
@@ -120,9 +120,9 @@ class PagedBatching:
             self._manager.output_router.output_queue.put(step)
 
 
-def flash_attention(device: str) -> str | None:
-    """The flash attention that is installed, as transformers names it; None on a CPU and where there is none."""
-    if not device.startswith("cuda"):
+def flash_attention(device: str, dtype: torch.dtype) -> str | None:
+    """The flash attention that is installed, as transformers names it; None on a CPU, in fp32 and where there is none."""
+    if not device.startswith("cuda") or dtype not in (torch.float16, torch.bfloat16):
         return None
     if is_flash_attn_3_available():
         return "flash_attention_3"

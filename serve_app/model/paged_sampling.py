@@ -2,7 +2,8 @@
 
 The library's own per-request processors know temperature, top-k and top-p, draw for all rows from one generator and sort the vocabulary at
 every step; this one serves every field, repeats a seed, and leaves greedy rows to the library's argmax. A row's parameters and tokens go
-into tensors of fixed places before each step, and a step is tensor operations only, so that the library may record it as a CUDA graph.
+into tensors of fixed places before each step, and a step is tensor operations only, so that the library may record it as a CUDA graph;
+numbers stand in `masked_fill`, not in `torch.where`, which would copy them to the device, and nothing may be copied while one records.
 The library prepares a step in its own thread through here: that is also where its thread count is set and where a step is told of.
 Tests: tests/fast/test_paged_sampling.py, and all fields in tests/fast/test_engine_contract.py.
 """
@@ -104,8 +105,7 @@ class PagedSampling(ContinuousBatchingLogitsProcessorList):  # type: ignore[misc
         ints = dict(zip(INTS, given[len(FLOATS) :].long()[:, :, None], strict=True))
         if self._any_penalised or self.recorded:
             scores = self._penalise(scores, floats, ints)
-        own = scores[:, self._eos_ids]
-        scores[:, self._eos_ids] = torch.where(ints["masks_eos"] > 0, -torch.inf, own)
+        scores[:, self._eos_ids] = scores[:, self._eos_ids].masked_fill(ints["masks_eos"] > 0, -torch.inf)
         if self._any_drawn or self.recorded:
             drawn = _draw(scores, floats, ints, self._any_filtered or self.recorded)
             scores = torch.where(floats["temperature"] > 0, drawn, scores)
@@ -115,7 +115,7 @@ class PagedSampling(ContinuousBatchingLogitsProcessorList):  # type: ignore[misc
         rows, vocabulary = scores.shape
         at = torch.arange(self._history.shape[1], device=scores.device)
         known = at < ints["num_tokens"]
-        tokens = torch.where(known, self._history[:rows].long(), vocabulary)  # one column more takes what is no token
+        tokens = self._history[:rows].long().masked_fill(~known, vocabulary)  # one column more takes what is no token
         generated = known & (at >= ints["num_prompt"])
         seen = torch.zeros((rows, vocabulary + 1), dtype=torch.bool, device=scores.device).scatter_(1, tokens, True)
         counts = torch.zeros((rows, vocabulary + 1), device=scores.device).scatter_add_(1, tokens, generated.float())[:, :-1]
@@ -139,10 +139,10 @@ def _floor(scores: Tensor, top_k: Tensor, top_p: Tensor) -> Tensor:
     ordered = scores.sort(dim=-1, descending=True).values
     rank = torch.arange(scores.shape[-1], device=scores.device)
     kept = (top_k <= 0) | (rank < top_k)
-    share = torch.where(kept, ordered.exp(), 0.0)
+    share = ordered.exp().masked_fill(~kept, 0)
     above = share.cumsum(dim=-1) - share  # probability of everything above it; the one that crosses the goal is kept
     kept &= (top_p >= 1) | (above < top_p * share.sum(dim=-1, keepdim=True)) | (rank == 0)
-    return torch.where(kept, ordered, torch.inf).amin(dim=-1, keepdim=True)
+    return ordered.masked_fill(~kept, torch.inf).amin(dim=-1, keepdim=True)
 
 
 def _gumbel(key: Tensor, vocabulary: int) -> Tensor:

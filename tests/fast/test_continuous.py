@@ -10,6 +10,7 @@ from typing import Any
 import psutil
 import pytest
 import pytest_asyncio
+import torch
 from transformers.generation.continuous_batching.requests import GenerationOutput, RequestStatus
 
 from serve_app.errors import GenerationFailed, ModelLoadError, Unavailable
@@ -151,7 +152,8 @@ async def test_the_model_attends_as_before_once_the_engine_is_closed(start: Star
     await asyncio.to_thread(engine.close, 0)
     assert MODEL.config._attn_implementation == before
     assert not engine._batching._manager.is_running()
-    assert flash_attention("cpu") is None
+    assert flash_attention("cpu", torch.bfloat16) is None
+    assert flash_attention("cuda:0", torch.float32) is None
 
 
 def test_a_budget_that_holds_no_whole_sequence_or_that_the_machine_has_not_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
