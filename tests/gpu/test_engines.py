@@ -22,7 +22,7 @@ from tests.fast.contract_engine import Bench, EngineContract
 from tests.fast.test_engine_contract import MAKERS
 from tests.model import tiny
 from tests.model.conftest import Embedded
-from tests.model.test_slots import MAX_GAP, NUM_TOKENS, QUESTIONS, plain, read
+from tests.model.test_slots import NUM_TOKENS, assert_writes_as_generate, read
 
 DEVICE = "cuda:0"
 KV_BYTES = 200_000_000
@@ -52,21 +52,7 @@ def transformers(loaded: LoadedModel) -> TransformersEngine:
 
 @pytest.mark.parametrize("make", [slots, transformers])
 async def test_real_weights_write_what_generate_writes_but_where_two_tokens_are_as_good_as_equal(embedded: Embedded, make: Make) -> None:
-    loaded = embedded.loaded
-    requests = [
-        Generate(str(number), loaded.card.id, Sampling(max_tokens=NUM_TOKENS, ignore_eos=True), (Message("user", text),))
-        for number, text in enumerate(QUESTIONS)
-    ]
-    singly = [plain(embedded, request) for request in requests]
-    engine = make(loaded)
-    streams = [Stream(request) for request in requests]
-    assert engine.admit(streams) == streams
-    texts = await asyncio.gather(*map(read, streams))
-    await asyncio.to_thread(engine.close, 0)
-    for (tokens, gaps), text in zip(singly, texts, strict=True):
-        expected = [loaded.tokenizer.decode(tokens[:count], skip_special_tokens=True) for count in range(len(tokens) + 1)]
-        same = next(count for count in range(len(tokens), -1, -1) if text.startswith(expected[count]))
-        assert same == len(tokens) or gaps[same] <= MAX_GAP, (text, expected[-1])
+    await assert_writes_as_generate(embedded, lambda: make(embedded.loaded))
 
 
 @pytest.mark.parametrize("make", [slots, transformers])
