@@ -17,16 +17,19 @@ from serve_app.bench.machine import conditions
 from serve_app.bench.prompts import article
 from serve_app.messages import Failed, Finish, Generate, Message, Sampling
 from serve_app.metrics import Metrics
+from serve_app.model.continuous import TransformersEngine
 from serve_app.model.engine import Engine, Stream
 from serve_app.model.inflight import SlotsEngine
 from serve_app.model.loader import LoadedModel
+from serve_app.model.paged import PagedBatching
 from serve_app.model.runner import Runner
 from serve_app.model.static import StaticEngine
 from serve_app.settings import ModelTuning
 
 Say = Callable[[str], None]
-Kind = Literal["static", "slots"]
+Kind = Literal["static", "slots", "transformers"]
 SLOT_TOKENS = 1024  # of the benchmark: the articles and their summaries take half
+PAGED_BYTES = 1_000_000_000  # of the transformers engine: as model.kv_cache_mb is by default
 
 ARMS: tuple[tuple[Kind, int], ...] = (
     ("static", 1),
@@ -37,6 +40,7 @@ ARMS: tuple[tuple[Kind, int], ...] = (
     ("slots", 16),
     ("slots", 32),
 )
+TRANSFORMERS_ARMS: tuple[tuple[Kind, int], ...] = (("transformers", 16), ("transformers", 32))
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,11 +79,11 @@ def run(loaded: LoadedModel, arms: Sequence[tuple[Kind, int]], num_articles: int
 def table(document: dict[str, Any]) -> str:
     """The same for people."""
     lines = [
-        f"{'engine':>7} {'rows':>5} {'articles/min':>13} {'prompt tok/s':>13} {'output tok/s':>13} {'TTFT p50':>9} {'wasted rows':>12}"
+        f"{'engine':>12} {'rows':>5} {'articles/min':>13} {'prompt tok/s':>13} {'output tok/s':>13} {'TTFT p50':>9} {'wasted rows':>12}"
     ]
     for arm in document["arms"]:
         lines.append(
-            f"{arm['engine']:>7} {arm['batch_size']:>5} {arm['articles_per_min']:>13.1f} {arm['prompt_tokens_per_s']:>13.0f} "
+            f"{arm['engine']:>12} {arm['batch_size']:>5} {arm['articles_per_min']:>13.1f} {arm['prompt_tokens_per_s']:>13.0f} "
             f"{arm['completion_tokens_per_s']:>13.1f} {arm['ttft_p50_s']:>7.2f} s {arm['wasted_row_share']:>12.0%}"
         )
     ratios = document["ratios"]["articles"]
@@ -116,6 +120,8 @@ def _over(arm: Arm | None, other: Arm | None) -> float | None:
 def _engine(loaded: LoadedModel, kind: Kind, tuning: ModelTuning) -> Engine:
     if kind == "static":
         return StaticEngine(loaded, tuning, Metrics())
+    if kind == "transformers":
+        return TransformersEngine(loaded, tuning, Metrics(), batching=PagedBatching(loaded, PAGED_BYTES))
     slot_tokens = min(SLOT_TOKENS, loaded.card.max_context, loaded.max_positions)
     return SlotsEngine(loaded, tuning, Metrics(), runner=Runner(loaded.model, tuning.max_batch_size, slot_tokens))
 

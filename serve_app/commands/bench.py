@@ -27,8 +27,9 @@ def bench() -> None:
 @click.option("--articles", type=click.IntRange(1), default=16, show_default=True, help="Real prose of 300 to 500 tokens each.")
 @click.option("--max-tokens", type=click.IntRange(1), default=32, show_default=True)
 @click.option("--rounds", type=click.IntRange(1), default=3, show_default=True)
+@click.option("--transformers", "with_transformers", is_flag=True, help="Also transformers' continuous batching; slow on a CPU.")
 @click.option("--json", "as_json", is_flag=True, help="Only the JSON document.")
-def bench_engine(config: pathlib.Path, articles: int, max_tokens: int, rounds: int, as_json: bool) -> None:
+def bench_engine(config: pathlib.Path, articles: int, max_tokens: int, rounds: int, with_transformers: bool, as_json: bool) -> None:
     """One request at a time, static batches of 4 to 32, and slots."""
     found = checked(config)
     from serve_app.model.source import stay_offline
@@ -44,7 +45,8 @@ def bench_engine(config: pathlib.Path, articles: int, max_tokens: int, rounds: i
         loaded = load(found.app.model, found.app.data_path, threads if isinstance(threads, int) else os.cpu_count() or 1, say)
     except ModelLoadError as error:
         fail(error.message)
-    document = engine.run(loaded, engine.ARMS, articles, max_tokens, rounds, say)
+    arms = engine.ARMS + (engine.TRANSFORMERS_ARMS if with_transformers else ())
+    document = engine.run(loaded, arms, articles, max_tokens, rounds, say)
     if not as_json:
         click.echo(engine.table(document))
     click.echo(json.dumps(document))
