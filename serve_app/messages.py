@@ -30,7 +30,7 @@ class Message:
 
 @dataclass(frozen=True, slots=True)
 class Sampling:
-    """How tokens are chosen and when to stop. Every field is honoured by every engine.
+    """How tokens are chosen and when to stop. An engine honours a field or refuses the request; see model/capabilities.py.
 
     `temperature` 0 is greedy. `top_k` 0, `top_p` 1 and `min_p` 0 switch their filter off. Penalties follow OpenAI
     (`frequency_penalty`, `presence_penalty`, -2 to 2, over the generated tokens) and CTRL (`repetition_penalty`, > 0, over prompt and
@@ -193,7 +193,8 @@ class ModelCard:
     """Who answers: everything about loaded weights that can change an answer, and the limits a client must know.
 
     `fingerprint` is a SHA-256 over the weights' identity, the quantization and the chat template; it is part of every cache key.
-    Rates are measured alone on this replica at its start: prompt tokens per second and seconds per decode step.
+    Rates are measured alone on this replica at its start: prompt tokens per second and seconds per decode step. `sampling_fields` are
+    the request fields beyond `max_tokens` that its engine honours; a request that uses another one is refused.
     """
 
     id: str
@@ -211,6 +212,7 @@ class ModelCard:
     alone_decode_step_s: float
     loaded_at: float
     notes: tuple[str, ...] = ()
+    sampling_fields: tuple[str, ...] = ()
 
 
 ArticleState = Literal["pending", "done", "failed", "skipped"]

@@ -68,10 +68,12 @@ class ModelSettings(Settings):
     device: Literal["auto", "cpu", "cuda"] = "auto"
     threads: Literal["auto"] | int = Field("auto", description="torch threads; auto shares the node's cores among its replicas")
     max_context: int = Field(2048, ge=64, description="prompt and answer together, in tokens")
-    engine: Literal["static", "slots"] = Field(
-        "static", description="slots: requests join and leave the running batch at every step; static: batches through `generate`"
+    engine: Literal["static", "slots", "transformers"] = Field(
+        "static",
+        description="slots: requests join and leave the running batch at every step; transformers: the same through the library's paged "
+        "attention, for CUDA with flash attention; static: batches through `generate`. See docs/engines.md",
     )
-    kv_cache_mb: int = Field(1024, ge=1, description="memory for the keys and values of running requests (engine slots)")
+    kv_cache_mb: int = Field(1024, ge=1, description="memory for the keys and values of running requests (engines slots, transformers)")
     keep_unpacked: Literal["auto"] | bool = Field(
         "auto",
         description="engine slots on a CPU: hold a bf16 copy of 4-bit weights, which is quicker; auto: where a quarter of memory holds it",

@@ -119,6 +119,7 @@ class ModelOut(BaseModel):
     num_parameters: int | None = None
     weights_bytes: int | None = None
     notes: Sequence[str] = ()
+    sampling_fields: Sequence[str] = Field((), description="the request fields beyond max_tokens that its engine honours; others get a 400")
 
 
 class FeedUrl(Body):
@@ -215,4 +216,5 @@ def model_out(id: str, card: ModelCard | None) -> ModelOut:
         num_parameters=card.num_parameters,
         weights_bytes=card.weights_bytes,
         notes=card.notes,
+        sampling_fields=card.sampling_fields,
     )

@@ -115,19 +115,21 @@ class Books:
         self._metrics.observe("frugal_engine_batch_size", num_running)
         row.start(now, num_running)
 
-    def packed_step(self, work: Sequence[tuple[Row, float]], num_prompt: int, num_tokens: int) -> float:
+    def packed_step(self, work: Sequence[tuple[Row, float]], num_prompt: int, num_tokens: int, num_wasted: int = 0) -> float:
         """A step of an in-flight batch is over: share its time by the weight of each row's part; the time now.
 
-        So many prompt tokens were computed, and `num_tokens` rows got a token.
+        So many prompt tokens were computed, and `num_tokens` rows got a token; `num_wasted` more rows had ended before it was over.
         """
         with self._lock:
             seconds = self._since_mark()
             self._use(seconds)
             self._account.steps += 1
             self._account.rows += len(work)
+            self._account.wasted_rows += num_wasted
             self._share(seconds, [row for row, _ in work], [weight for _, weight in work])
         self._metrics.observe("frugal_engine_step_seconds", seconds, phase="prefill" if num_prompt else "decode")
         self._metrics.inc("frugal_engine_rows_total", len(work), kind="live")
+        self._metrics.inc("frugal_engine_rows_total", num_wasted, kind="wasted")
         self._metrics.inc("frugal_engine_completion_tokens_total", num_tokens, model=self._card.id)
         self._metrics.inc("frugal_engine_prompt_tokens_total", num_prompt, model=self._card.id)
         return self._mark

@@ -42,6 +42,7 @@ class SlotsEngine(ThreadedEngine):
     """An `Engine` (see engine.py) over one loaded model, its slots and one thread."""
 
     name = "slots-engine"
+    kind = "slots"
 
     def __init__(
         self,
@@ -62,7 +63,6 @@ class SlotsEngine(ThreadedEngine):
         self._numbers = itertools.count()
         self._rows: dict[Sequence, Row] = {}  # guarded by _news
         self._is_full = False  # somebody waits for a running row to end
-        self._used_at_ending = 0.0  # the engine's time at the last ending
         super().__init__(_described(loaded, runner), tuning, metrics, clock, started_at)
 
     def promote(self, request_id: str) -> None:
@@ -194,13 +194,6 @@ class SlotsEngine(ThreadedEngine):
             failed = [self._rows.pop(sequence) for sequence in broken]
         for row in failed:
             self._fail(row)
-
-    def _note_endings(self, num: int) -> None:
-        """For the time that a refused caller is told: requests per second of engine time."""
-        if num:
-            used_s = self._books.account_now().used_s  # not the clock: it goes on while nobody is there
-            self._drain_rate.add(num, used_s - self._used_at_ending)
-            self._used_at_ending = used_s
 
     def _over(self) -> None:
         with self._news:

@@ -112,13 +112,13 @@ def bytes_per_slot(config: Any, slot_tokens: int, dtype: torch.dtype, device: st
     return int(2 * layers * heads * dim * dtype.itemsize * tokens)
 
 
-def num_slots_in(budget_bytes: int, config: Any, slot_tokens: int, dtype: torch.dtype, device: str) -> int:
+def num_slots_in(budget_bytes: int, config: Any, slot_tokens: int, dtype: torch.dtype, device: str, page_tokens: int = PAGE_TOKENS) -> int:
     """How many slots of that length a memory budget holds.
 
     Raises:
         ModelLoadError: not one, with the arithmetic.
     """
-    each = bytes_per_slot(config, slot_tokens, dtype, device)
+    each = bytes_per_slot(config, slot_tokens, dtype, device, page_tokens)
     if budget_bytes < each:
         raise ModelLoadError(
             f"model.kv_cache_mb {budget_bytes / 1e6:,.0f} holds no sequence: one of {slot_tokens} tokens takes {each / 1e6:,.0f} MB; "

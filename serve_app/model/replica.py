@@ -54,9 +54,16 @@ def load_engine(app: AppSettings, threads: int, report: Report) -> MakeEngine:
         from serve_app.model.static import StaticEngine
 
         return lambda tuning, metrics, started_at: StaticEngine(loaded, tuning, metrics, started_at=started_at)
+    report("making the KV cache")
+    budget_bytes = app.model.kv_cache_mb * 1_000_000
+    if app.model.engine == "transformers":
+        from serve_app.model.continuous import TransformersEngine
+        from serve_app.model.paged import PagedBatching
+
+        batching = PagedBatching(loaded, budget_bytes)
+        return lambda tuning, metrics, started_at: TransformersEngine(loaded, tuning, metrics, started_at=started_at, batching=batching)
     from serve_app.model.inflight import SlotsEngine, slots_of
 
-    report("making the KV cache")
     runner = slots_of(loaded, app.model)
     return lambda tuning, metrics, started_at: SlotsEngine(loaded, tuning, metrics, started_at=started_at, runner=runner)
 

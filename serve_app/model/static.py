@@ -29,6 +29,7 @@ class StaticEngine(ThreadedEngine):
     """An `Engine` (see engine.py) over one loaded model, with one thread."""
 
     name = "static-engine"
+    kind = "static"
 
     def __init__(
         self,

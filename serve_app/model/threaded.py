@@ -10,11 +10,13 @@ import functools
 import threading
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 
 from serve_app.errors import Cancelled, FrugalError, GenerationFailed, Overloaded, Unavailable
 from serve_app.messages import ModelCard
 from serve_app.metrics import Metrics
 from serve_app.model.books import Books
+from serve_app.model.capabilities import ENGINES, refusal
 from serve_app.model.engine import Account, Stream
 from serve_app.model.loader import LoadedModel
 from serve_app.model.prompts import encode
@@ -35,6 +37,7 @@ class ThreadedEngine:
     """
 
     name = "engine"
+    kind = ""  # as `model.engine` names it
 
     def __init__(
         self,
@@ -56,6 +59,7 @@ class ThreadedEngine:
         self._books = Books(loaded.card, tuning.price_per_replica_hour_usd, metrics, clock, started_at)
         # guarded by _news
         self._drain_rate = DrainRate(64 * loaded.card.alone_decode_step_s + 256 / loaded.card.alone_prefill_tokens_per_s)
+        self._used_at_ending = 0.0  # the engine's time at the last ending
         self._decode = functools.partial(loaded.tokenizer.decode, skip_special_tokens=True, clean_up_tokenization_spaces=False)
         self._spelling: Spelling | None = None  # made for the first who asks for log-probabilities
         self._thread = threading.Thread(target=self._loop, name=self.name, daemon=True)
@@ -64,7 +68,12 @@ class ThreadedEngine:
     @property
     def card(self) -> ModelCard:
         """See Engine.card."""
-        return self._loaded.card
+        return replace(self._loaded.card, sampling_fields=tuple(sorted(self.capabilities)))
+
+    @property
+    def capabilities(self) -> frozenset[str]:
+        """The request fields beyond `max_tokens` that this engine honours; a request that uses another one is refused."""
+        return ENGINES[self.kind]
 
     def admit(self, group: Sequence[Stream]) -> list[Stream | FrugalError]:
         """See Engine.admit. The whole group is tokenised before its first request can start, so that it shares a prefill."""
@@ -123,8 +132,10 @@ class ThreadedEngine:
         self._thread.join(STUCK_S)
 
     def _row(self, stream: Stream) -> Row | FrugalError:
+        if refused := refusal(stream.request.sampling, self.kind, self.capabilities):
+            return refused
         try:
-            ids = encode(self._loaded.tokenizer, stream.request, self.card.max_context)
+            ids = encode(self._loaded.tokenizer, stream.request, self._loaded.card.max_context)
         except FrugalError as error:
             return error
         if stream.request.sampling.logprobs is not None and self._spelling is None:
@@ -133,7 +144,7 @@ class ThreadedEngine:
 
     def _accept(self, row: Row) -> Stream | FrugalError:
         """With the lock held: into the line, or why not."""
-        if self._closing or not self._thread.is_alive():
+        if self._closing or not self.alive():
             return Unavailable(STOPPING, retry_after_s=1)
         num_waiting = self._num_waiting
         if num_waiting >= self._tuning.max_waiting:
@@ -146,6 +157,13 @@ class ThreadedEngine:
         """The model broke on it; the log has been told."""
         request_id = row.stream.request.request_id
         self._books.fail(row, GenerationFailed(f"the model failed on this request; the server's log tells why, under {request_id}"))
+
+    def _note_endings(self, num: int) -> None:
+        """With the lock held: for the time that a refused caller is told: requests per second of engine time."""
+        if num:
+            used_s = self._books.account_now().used_s  # not the clock: it goes on while nobody is there
+            self._drain_rate.add(num, used_s - self._used_at_ending)
+            self._used_at_ending = used_s
 
     def _give_up(self, rows: list[Row]) -> None:
         for row in rows:

@@ -14,6 +14,12 @@ from serve_app.settings import ModelTuning
 MIN_RETRY_S, MAX_RETRY_S = 1.0, 600.0
 
 
+def rank(row: Row, tuning: ModelTuning, now: float) -> int:
+    """0 for an interactive row and for one that has starved, 1 for the others; among equals the first come is first."""
+    starved = now - row.stream.arrived_at > tuning.batch_starvation_s
+    return 0 if row.stream.priority == "interactive" or starved else 1
+
+
 def next_batch(waiting: Sequence[Row], tuning: ModelTuning, now: float, max_positions: int) -> list[Row]:
     """Who runs next: interactive before batch priority, first come first served within; one that has starved counts as interactive.
 
@@ -21,13 +27,9 @@ def next_batch(waiting: Sequence[Row], tuning: ModelTuning, now: float, max_posi
     `max_positions`: beyond it a model with learned positions fails the whole batch. The first row always runs.
     """
 
-    def rank(row: Row) -> int:
-        starved = now - row.stream.arrived_at > tuning.batch_starvation_s
-        return 0 if row.stream.priority == "interactive" or starved else 1
-
     batch: list[Row] = []
     width = steps = 0
-    for row in sorted(waiting, key=rank):  # stable: keeps the order of arrival within a rank
+    for row in sorted(waiting, key=lambda row: rank(row, tuning, now)):  # stable: keeps the order of arrival within a rank
         wider, longer = max(width, len(row.prompt_ids)), max(steps, row.max_tokens)
         if batch and wider + longer > max_positions:
             continue

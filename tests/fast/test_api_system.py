@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from serve_app.errors import Unavailable
-from tests.fast.fakes_api import MODEL, FakeServices, client_of
+from tests.fast.fakes_api import CARD, MODEL, FakeServices, client_of
 
 
 async def test_models_say_what_is_loaded() -> None:
@@ -18,6 +20,13 @@ async def test_models_say_what_is_loaded() -> None:
         128,
         "nf4",
     )
+
+
+async def test_models_say_which_sampling_fields_their_engine_serves() -> None:
+    loaded = (replace(CARD, sampling_fields=("seed", "stop")),)
+    listed = (await client_of(FakeServices(loaded=loaded)).get("/v1/models")).json()["data"]
+    assert listed[0]["sampling_fields"] == ["seed", "stop"]
+    assert (await client_of(FakeServices(loaded=())).get("/v1/models")).json()["data"][0]["sampling_fields"] == []
 
 
 async def test_a_model_that_still_loads_is_listed_and_says_so() -> None:

@@ -18,7 +18,7 @@ from serve_app.bench.engine.rounds import Result, median, medians, order, ratios
 from serve_app.bench.engine.steps import ratio
 from serve_app.bench.engine.table import table
 from serve_app.bench.engine.workloads import MEAN_TOKENS, build, lengths
-from serve_app.model.pace import Pace
+from serve_app.model.pace import Costs, Pace
 from serve_app.settings import ModelTuning
 
 ONE, PLAIN = Arm("one", 1), Arm("plain", 8)
@@ -150,9 +150,9 @@ def test_a_text_of_several_tokens_shares_its_gap_and_one_of_none_has_none() -> N
 def test_with_chunking_off_a_prompt_is_one_step_beside_somebody_who_waits() -> None:
     for configured in (ModelTuning(), ModelTuning(target_itl_ms=20.0)):
         tuning, longest = whole(configured, 1024)
-        pace = Pace(prompt_token_s=0.001, decode_s=0.01, max_chunk=longest)
-        assert pace.limits(tuning, interactive=True).chunk_tokens == 1024
-        assert pace.limits(configured, interactive=True).chunk_tokens < 100
+        pace = Pace(Costs(step_s=0.01, row_s=0.0, prompt_token_s=0.001), longest)
+        assert pace.limits(tuning, 16, interactive=True).chunk_tokens == 1024
+        assert pace.limits(configured, 16, interactive=True).chunk_tokens < 100
 
 
 @pytest.mark.parametrize(

@@ -41,7 +41,7 @@ EXAMPLES: list[Any] = [
     finish(),
     Failed(Overloaded("full; wait", retry_after_s=2.0)),
     Answer(OPENING, "text", finish("length")),
-    dataclasses.replace(CARD, notes=("slow path",)),
+    dataclasses.replace(CARD, notes=("slow path",), sampling_fields=("seed",)),
     summary(),
     article(),
     feed(num_articles=(("done", 3), ("pending", 1))),

@@ -6,6 +6,7 @@ fp32, because in bf16 the company of other rows changes the last bits of the log
 from __future__ import annotations
 
 import functools
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -70,9 +71,9 @@ def tokenizer() -> Any:
     return made
 
 
-def loaded(model: Any = None, eos_ids: tuple[int, ...] = (EOS,)) -> LoadedModel:
+def loaded(model: Any = None, eos_ids: tuple[int, ...] = (EOS,), device: str = "cpu") -> LoadedModel:
     """The tiny model as the loader would hand it over."""
-    return LoadedModel(model or network(), tokenizer(), CARD, eos_ids, EOS, 1, 256)
+    return LoadedModel(model or network(), tokenizer(), replace(CARD, device=device), eos_ids, EOS, 1, 256)
 
 
 def ask(prompt: str, request_id: str = "r1", priority: Priority = "interactive", **sampling: Any) -> Generate:

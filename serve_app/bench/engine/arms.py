@@ -24,7 +24,8 @@ from serve_app.bench.figures import percentiles
 from serve_app.bench.memory import PeakMemory
 from serve_app.bench.plain_generate import summarise
 from serve_app.errors import ContextLengthExceeded, FrugalError
-from serve_app.messages import Failed, Finish, Generate, TokenLogprob
+from serve_app.logprobs import TokenLogprob
+from serve_app.messages import Failed, Finish, Generate
 from serve_app.metrics import Metrics
 from serve_app.model.engine import Engine, Stream
 from serve_app.model.inflight import SlotsEngine, keeps
