@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import pathlib
 from typing import Any
 
@@ -10,11 +11,12 @@ from click.testing import CliRunner
 from serve_app.bench.plain_generate import main, summarise
 from tests.model import tiny
 
+NETWORK = copy.deepcopy(tiny.network())  # which no engine has in hand
 TEXTS = ["w1 w2 w3", "w4", "w5 w6 w7 w8 w9 w10"]
 
 
 def run(texts: list[str], batch_size: int, eos_ids: list[int]) -> Any:
-    return summarise(tiny.network(), tiny.tokenizer(), texts, batch_size, 6, eos_ids)
+    return summarise(NETWORK, tiny.tokenizer(), texts, batch_size, 6, eos_ids)
 
 
 def test_tokens_are_counted_without_padding() -> None:
