@@ -60,6 +60,7 @@ class TransformersEngine(ThreadedEngine):
         self._batching = batching
         self._waiting: list[Row] = []  # guarded by _news
         self._running: dict[int, Ticket] = {}  # the engine's thread's own, but for `close`
+        self._leaving: set[int] = set()  # who has left before the library began with it
         self._numbers = itertools.count()
         self._step: PagedStep | None = None  # that is being computed
         self._now = 0.0  # of the last step's end
@@ -111,7 +112,7 @@ class TransformersEngine(ThreadedEngine):
             self._batching.sampling.num_threads = self._threads
             self._sweep()
             self._hand_over()
-            if self._running:
+            if self._running or self._leaving:
                 self._take_in(self._batching.next(POLL_S))
             else:
                 self._wait()
@@ -149,7 +150,7 @@ class TransformersEngine(ThreadedEngine):
         """End those who have left, running or not."""
         for number, ticket in list(self._running.items()):
             if ticket.row.stream.cancelled:
-                self._batching.cancel(number)
+                self._cancel(ticket)
                 self._end(number, "cancelled")
         with self._news:
             gone = [row for row in self._waiting if row.stream.cancelled]
@@ -167,9 +168,16 @@ class TransformersEngine(ThreadedEngine):
             self._books.waiting(self._num_waiting)
         for row in chosen:
             seed = row.stream.request.sampling.seed
-            ticket, number = Ticket(row, secrets.randbits(64) if seed is None else seed), next(self._numbers)
-            self._running[number] = ticket
-            self._batching.add(number, ticket)
+            ticket = Ticket(next(self._numbers), row, secrets.randbits(64) if seed is None else seed)
+            self._running[ticket.number] = ticket
+            self._batching.add(ticket)
+
+    def _cancel(self, ticket: Ticket) -> None:
+        """Now, or as soon as its first step is told; see PagedBatching.cancel."""
+        if ticket.row.started_at is None:
+            self._leaving.add(ticket.number)
+        else:
+            self._batching.cancel(ticket.number)
 
     def _take_in(self, item: PagedStep | Any | None) -> None:
         """One item of the library's queue; see PagedBatching.next."""
@@ -186,7 +194,10 @@ class TransformersEngine(ThreadedEngine):
     def _begin(self, step: PagedStep) -> None:
         self._step = step
         for ticket, _ in step.work:
-            if ticket.row.started_at is None:
+            if ticket.number in self._leaving:
+                self._leaving.remove(ticket.number)
+                self._batching.cancel(ticket.number)
+            elif ticket.row.started_at is None:
                 self._books.join(ticket.row, len(step.work))
         self._books.running(len(step.work))
 
@@ -202,9 +213,7 @@ class TransformersEngine(ThreadedEngine):
         """The tokens of a request so far, and whether the library is through with it."""
         number = int(output.request_id)
         ticket = self._running.get(number)
-        if ticket is None:
-            if not output.is_finished():  # it was cancelled; where the library missed that (it empties two queues in turn), again
-                self._batching.cancel(number)
+        if ticket is None:  # it was cancelled during this step
             return
         row = ticket.row
         for token in output.generated_tokens[row.num_generated :]:
@@ -214,7 +223,7 @@ class TransformersEngine(ThreadedEngine):
             reason = row.take(token, self._now) if row.live else "cancelled"
             if reason is not None:
                 if not output.is_finished():
-                    self._batching.cancel(number)
+                    self._cancel(ticket)
                 self._end(number, reason)
                 return
         if output.is_finished():

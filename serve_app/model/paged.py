@@ -93,12 +93,12 @@ class PagedBatching:
                 self._manager.destroy()
             self._model.set_attn_implementation(self._attention)
 
-    def add(self, number: int, ticket: Ticket) -> None:
+    def add(self, ticket: Ticket) -> None:
         """Into the library's line: it joins the batch at the next step where there is room."""
         row = ticket.row
         self._manager.add_request(
             row.prompt_ids,
-            request_id=str(number),
+            request_id=str(ticket.number),
             max_new_tokens=row.max_tokens,
             streaming=True,
             eos_token_id=[-1] if ticket.sampling.ignore_eos else self._eos_ids,
@@ -106,7 +106,11 @@ class PagedBatching:
         )
 
     def cancel(self, number: int) -> None:
-        """Nothing is computed for it from the step after the one in progress on. Nothing is put for it; what was put before stays."""
+        """Nothing is computed for it from the step after the one in progress on. Nothing is put for it; what was put before stays.
+
+        Only for a request that has been in a step: the library empties first the line of new requests, then that of cancellations, and
+        forgets one whose request came in between (5.23).
+        """
         self._manager.cancel_request(str(number))
 
     def next(self, timeout_s: float) -> PagedStep | Any | None:

@@ -35,6 +35,7 @@ UINT32 = 0xFFFFFFFF
 class Ticket:
     """What travels with a request through the library. `num_prefilled`: prompt tokens computed for it before its first own token."""
 
+    number: int
     row: Row
     seed: int
     num_prefilled: int = 0

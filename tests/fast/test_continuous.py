@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import copy
+import time
 from collections.abc import AsyncIterator, Callable
 from typing import Any
 
@@ -143,6 +144,40 @@ async def test_a_request_that_the_library_gives_up_harms_nobody_else(start: Star
     assert "secret detail" in caplog.text
     assert_same(text_of(await read(running)), expected)
     assert engine.alive()
+
+
+async def test_one_who_leaves_before_the_library_has_begun_with_it_is_cancelled_once_it_has(start: Start, gate: Gate) -> None:
+    engine = start()
+    gate.open.clear()
+    running, leaver = Stream(tiny.ask("w1", "running", max_tokens=3)), Stream(tiny.ask("w2", "leaver", max_tokens=100))
+    engine.admit([running])
+    await asyncio.to_thread(gate.entered.wait, 30)
+    engine.admit([leaver])
+    await asyncio.to_thread(handed_over, engine, 2)
+    leaver.cancel()
+    left = ending_of(await read(leaver))  # at once, though the step still runs
+    assert (left.reason, left.compute_s, left.usage.completion_tokens) == ("cancelled", 0, 0)
+    gate.open.set()
+    assert ending_of(await read(running)).reason == "length"
+    assert ending_of((await generate(engine, tiny.ask("w3", max_tokens=4)))[0]).reason == "length"
+    assert gate.num_forwards <= 20 + 3 + 4  # of 100
+    assert engine._leaving == set()
+
+
+def handed_over(engine: TransformersEngine, num: int) -> None:
+    """Wait until the library has so many requests."""
+    deadline = time.monotonic() + 30
+    while len(engine._running) < num:
+        assert time.monotonic() < deadline
+
+
+@pytest.mark.parametrize("sampling", [{}, {"temperature": 1.0, "seed": 3, "top_p": 0.9}, {"frequency_penalty": 0.5, "min_tokens": 9}])
+async def test_what_a_recorded_step_computes_is_what_is_left_out_otherwise(start: Start, sampling: dict[str, Any]) -> None:
+    engine = start()
+    request = tiny.ask("w1 w2 w3", max_tokens=20, **sampling)
+    left_out = (await generate(engine, request))[0]
+    engine._batching.sampling.recorded = True
+    assert text_of((await generate(engine, request))[0]) == text_of(left_out)
 
 
 async def test_the_model_attends_as_before_once_the_engine_is_closed(start: Start) -> None:

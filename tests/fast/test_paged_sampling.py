@@ -53,7 +53,7 @@ class Told:
 def request(prompt: list[int], generated: list[int], **sampling: Any) -> Request:
     """A row at the step after its `generated` tokens; its whole prompt where there are none."""
     row = Row(Stream(tiny.ask("w1", **sampling)), prompt, (EOS,), str)
-    state = State(prompt, generated, {"ticket": Ticket(row, seed=row.stream.request.sampling.seed or 0)}, len(prompt) + len(generated))
+    state = State(prompt, generated, {"ticket": Ticket(0, row, seed=row.stream.request.sampling.seed or 0)}, len(prompt) + len(generated))
     return Request(state, True, 1 if generated else len(prompt))
 
 
