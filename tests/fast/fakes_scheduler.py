@@ -105,6 +105,15 @@ class World:
             self._end(sequence, "failed")
         self.scheduler.check()
 
+    def fail(self, seed: int, rate: float) -> None:
+        """Outside of any step, some of those that wait or run fail, as where an engine closes."""
+        random = Random(seed)
+        blamed = [sequence for sequence in self.scheduler.waiting + self.scheduler.running if random.random() < rate]
+        self.scheduler.fail(blamed)
+        for sequence in blamed:
+            self._end(sequence, "failed")
+        self.scheduler.check()
+
     def drain(self) -> None:
         """Step until everybody has ended, with nobody new: every step computes something, so there are no more than positions."""
         for _ in range(sum(len(sequence.prompt_ids) + sequence.max_tokens for sequence in self.arrived)):

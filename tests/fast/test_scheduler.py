@@ -10,7 +10,7 @@ from random import Random
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from hypothesis.stateful import RuleBasedStateMachine, initialize, rule
+from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 
 from serve_app.messages import Priority
 from serve_app.model.scheduler import Chunk, Limits, Scheduler, Sequence, Step
@@ -43,8 +43,8 @@ class Traffic(RuleBasedStateMachine):
     @rule(number=st.integers(0, 40))
     def leave(self, number: int) -> None:
         self.world.scheduler.cancel(number)
-        self.world.scheduler.cancel(number)
         self.world.scheduler.check()
+        self.world.scheduler.cancel(number)
 
     @rule(number=st.integers(0, 40))
     def hurry(self, number: int) -> None:
@@ -63,6 +63,20 @@ class Traffic(RuleBasedStateMachine):
     @rule(max_live=st.integers(1, 8), token_budget=st.integers(1, 40), chunk_tokens=st.integers(1, 40), min_prefix=st.integers(1, 8))
     def tune(self, max_live: int, token_budget: int, chunk_tokens: int, min_prefix: int) -> None:
         self.world.scheduler.tuning = Limits(token_budget, chunk_tokens, max_live, self.world.scheduler.tuning.starvation_s, min_prefix)
+
+    @rule(seed=st.integers(0, 999), rate=st.sampled_from([0.2, 1.0]))
+    def fail(self, seed: int, rate: float) -> None:
+        self.world.fail(seed, rate)
+
+    @rule(seconds=st.integers(0, 25))
+    def pass_time(self, seconds: int) -> None:
+        self.world.now += seconds
+
+    @invariant()
+    def holds(self) -> None:
+        """After every call, those that change only a flag included."""
+        if hasattr(self, "world"):
+            self.world.scheduler.check()
 
     def teardown(self) -> None:
         if hasattr(self, "world"):
