@@ -69,11 +69,11 @@ class ModelSettings(Settings):
     threads: Literal["auto"] | int = Field("auto", description="torch threads; auto shares the node's cores among its replicas")
     max_context: int = Field(2048, ge=64, description="prompt and answer together, in tokens")
     engine: Literal["static", "slots", "transformers"] = Field(
-        "static",
+        "slots",
         description="slots: requests join and leave the running batch at every step; transformers: the same through the library's paged "
         "attention, for CUDA with flash attention; static: batches through `generate`. See docs/engines.md",
     )
-    kv_cache_mb: int = Field(1024, ge=1, description="memory for the keys and values of running requests (engines slots, transformers)")
+    kv_cache_mb: int = Field(1536, ge=1, description="memory for the keys and values of running requests (engines slots, transformers)")
     keep_unpacked: Literal["auto"] | bool = Field(
         "auto",
         description="engine slots on a CPU: hold a bf16 copy of 4-bit weights, which is quicker; auto: where a quarter of memory holds it",
@@ -202,7 +202,7 @@ class CacheSettings(Settings):
 class ModelTuning(Settings):
     """`user_config` of Model."""
 
-    max_batch_size: int = Field(16, ge=1, le=256, description="rows that decode together")
+    max_batch_size: int = Field(32, ge=1, le=256, description="rows that decode together")
     batch_wait_timeout_s: Seconds = Field(0.02, ge=0, le=1, description="how long @serve.batch waits for company")
     max_waiting: int = Field(256, ge=1, description="requests queued in the engine; more are refused with a 429")
     target_itl_ms: float | None = Field(

@@ -74,7 +74,8 @@ class Gate:
         self.entered, self.open = threading.Event(), threading.Event()
         self.num_forwards = 0
         self.error: Exception | None = None
-        self._handle = model.register_forward_pre_hook(self._before)
+        # Every forward begins there, the model's own and one that is written out (dense.py).
+        self._handle = model.get_input_embeddings().register_forward_pre_hook(self._before)
 
     def _before(self, module: Any, args: Any) -> None:
         self.num_forwards += 1
