@@ -256,7 +256,7 @@ class FeedsSettings(Settings):
     poll_interval_s: Seconds = Field(3600, ge=1, description="between two checks of a feed that gives no hint of its own")
     min_interval_s: Seconds = Field(900, ge=1, description="the floor of poll_interval_s, so that no slip of it annoys a feed's owner")
     max_interval_s: Seconds = Field(86_400, ge=1, description="the longest wait, whatever a feed asks for or how often it failed")
-    max_in_flight: int = Field(16, ge=1, le=1024, description="summaries asked for at once")
+    max_in_flight: int = Field(24, ge=1, le=1024, description="summaries asked for at once")
     max_attempts: int = Field(5, ge=1, description="tries per article before only a person can start another")
     retry_base_s: Seconds = Field(30, gt=0, description="wait before the second try; doubles with each")
     max_new_per_check: int = Field(50, ge=1, description="entries of one check that become work, the newest; older new ones are skipped")

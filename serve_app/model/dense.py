@@ -3,7 +3,7 @@
     tokens -> embedding -> layers x (norm, query+key+value, rotation, attention, output; norm, gate+up, down) -> norm -> logits
 
 Of each layer, query, key and value are one product, and gate and up another (linears.py). Every other model, and every GPU, runs through
-transformers' own modules (runner.py). Gives what they give, but for the rounding of bf16. Tests: tests/fast/test_architectures.py.
+transformers' own modules (runner.py). Gives what they give, but for the rounding of bf16. Tests: tests/model/test_architectures.py.
 """
 
 from __future__ import annotations

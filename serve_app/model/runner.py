@@ -1,7 +1,7 @@
 """Runs one step of an in-flight batch: a packed forward over the slot KV cache, and the logits of the tokens that want a next one.
 
 Tensors only: what to run, in which slot and at which position is the scheduler's; what a token means is the engine's.
-Tests: tests/fast/test_architectures.py, against `generate`.
+Tests: tests/model/test_architectures.py, against `generate`.
 """
 
 from __future__ import annotations

@@ -200,13 +200,13 @@ GPU: Change = put("Model", ray_actor_options={"num_gpus": 1})
     [
         (
             put("Model", max_ongoing_requests=100),
-            "Model.max_ongoing_requests: 100 is less than max_waiting + max_batch_size (272) and would silently cap the batch; "
-            "raise it to 272 or lower max_waiting",
+            "Model.max_ongoing_requests: 100 is less than max_waiting + max_batch_size (288) and would silently cap the batch; "
+            "raise it to 288 or lower max_waiting",
         ),
         (
             tune("Model", max_waiting=1000),
-            "Model.max_ongoing_requests: 512 is less than max_waiting + max_batch_size (1016) and would silently cap the batch; "
-            "raise it to 1016 or lower max_waiting",
+            "Model.max_ongoing_requests: 512 is less than max_waiting + max_batch_size (1032) and would silently cap the batch; "
+            "raise it to 1032 or lower max_waiting",
         ),
         (
             put("Model", autoscaling_config={"target_ongoing_requests": 600}),
@@ -226,7 +226,7 @@ GPU: Change = put("Model", ray_actor_options={"num_gpus": 1})
         ),
         (
             tune("AnswerCache", max_in_flight=8),
-            "Feeds.user_config.max_in_flight: 16 is above AnswerCache's max_in_flight 8; most summaries would be refused; lower it",
+            "Feeds.user_config.max_in_flight: 24 is above AnswerCache's max_in_flight 8; most summaries would be refused; lower it",
         ),
         (
             tune("Feeds", summary={"max_words": 2000}),

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from serve_app.messages import Sampling
 from serve_app.model.engine import Stream
+from serve_app.model.draws import draw
 from serve_app.model.paged_sampling import PagedSampling, PagedStep, Ticket
 from serve_app.model.rows import Row
 from serve_app.model.sampling import RowSampler
@@ -109,6 +110,9 @@ async def test_penalties_are_those_of_the_other_engines() -> None:
     assert torch.allclose(chosen([request(prompt, generated, **sampling)], scores), expected)
 
 
+NUM_GRID = 20_000
+
+
 @pytest.mark.parametrize("filters", [{}, {"top_k": 4}, {"top_p": 0.6}, {"min_p": 0.3}, {"top_k": 6, "top_p": 0.8}])
 async def test_tokens_are_drawn_as_often_as_they_are_probable_and_never_where_a_filter_forbids(filters: dict[str, Any]) -> None:
     num_draws, scores = 4000, scores_for(1)
@@ -118,11 +122,10 @@ async def test_tokens_are_drawn_as_often_as_they_are_probable_and_never_where_a_
     sampling.prepare_tensor_args(requests, storage)
     drawn = sampling(torch.zeros(num_draws), scores.repeat(num_draws, 1), storage).argmax(dim=-1)
     often = torch.bincount(drawn, minlength=VOCABULARY) / num_draws
-    other = RowSampler([Sampling(temperature=1.5, seed=1, **filters)], [[1]], ())
-    kept = other(torch.zeros((1, 1), dtype=torch.long), scores.clone())[0] > -torch.inf
-    expected = torch.where(kept, torch.softmax(scores[0] / 1.5, dim=-1), 0)
-    expected /= expected.sum()
-    assert not often[~kept].any()
+    grid = [(number + 0.5) / NUM_GRID for number in range(NUM_GRID)]  # evenly over all random numbers: the other engines' distribution
+    others = draw(scores.repeat(NUM_GRID, 1), [Sampling(temperature=1.5, **filters)] * NUM_GRID, grid)
+    expected = torch.bincount(torch.tensor(others), minlength=VOCABULARY) / NUM_GRID
+    assert not often[expected == 0].any()
     assert (often - expected).abs().max() < 4 * (0.25 / num_draws) ** 0.5  # four standard deviations at most
 
 
