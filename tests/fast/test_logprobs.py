@@ -16,11 +16,12 @@ from transformers import PreTrainedTokenizerFast
 
 from serve_app.errors import BadRequest
 from serve_app.logprobs import Candidate, TokenLogprob, pack, unpack
-from serve_app.messages import Chunk, Generate
+from serve_app.messages import Chunk, Generate, Sampling
 from serve_app.metrics import Metrics
 from serve_app.model.engine import Stream
 from serve_app.model.inflight import SlotsEngine
 from serve_app.model.prompts import encode
+from serve_app.model.raw import RawLogprobs
 from serve_app.model.rows import Row, Scored
 from serve_app.model.spelling import Spelling
 from serve_app.model.static import StaticEngine
@@ -210,3 +211,12 @@ def test_any_other_vocabulary_spells_the_decoded_token() -> None:
 def test_a_token_that_is_no_whole_character_is_written_as_openai_does() -> None:
     assert [Candidate(data, 0.0).token for data in (b"\xf0\x9f", "\u00e9".encode())] == ["\\xf0\\x9f", "\u00e9"]
     assert replace(Candidate(b"a", 0.0), utf8=b"b").token == "b"
+
+
+def test_equally_probable_tokens_come_in_order_of_their_ids_as_greedy_decoding_takes_them() -> None:
+    logits = torch.zeros(1, 50)
+    logits[0, [41, 7, 23]] = 3.0
+    (scored,) = RawLogprobs(logits, [Sampling(logprobs=3)]).of([int(logits.argmax())])
+    assert scored is not None
+    assert [token for token, _ in scored.top] == [7, 23, 41]
+    assert scored.logprob == scored.top[0][1]

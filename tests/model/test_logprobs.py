@@ -9,7 +9,7 @@ from serve_app.metrics import Metrics
 from serve_app.model.engine import Stream
 from serve_app.model.inflight import SlotsEngine, slots_of
 from serve_app.model.spelling import Spelling
-from serve_app.settings import ModelTuning
+from serve_app.settings import ModelSettings, ModelTuning
 from tests.model.conftest import Embedded
 
 TEXT = " na\u00efve \U0001f600\n\t\u4e2d\u6587 x\u00a0y"
@@ -33,7 +33,7 @@ async def test_a_greedy_answer_and_its_log_probabilities_agree(embedded: Embedde
     loaded = embedded.loaded
     sampling = Sampling(max_tokens=12, logprobs=3)
     request = Generate("r", loaded.card.id, sampling, (Message("user", "Say hello in French, Chinese and emoji."),))
-    engine = SlotsEngine(loaded, ModelTuning(max_batch_size=4), Metrics(), runner=slots_of(loaded, 400_000_000))
+    engine = SlotsEngine(loaded, ModelTuning(max_batch_size=4), Metrics(), runner=slots_of(loaded, ModelSettings(kv_cache_mb=400)))
     stream = Stream(request)
     assert engine.admit([stream]) == [stream]
     items = [item async for item in stream]
