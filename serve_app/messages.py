@@ -66,10 +66,7 @@ class Sampling:
 
 @dataclass(frozen=True, slots=True)
 class Generate:
-    """One generation for a model: a conversation (`messages`, put through the chat template) or a raw `prompt`, never both.
-
-    `choice` tells apart several answers to one question that differ by chance alone: not greedy, and without a seed.
-    """
+    """One generation for a model: a conversation (`messages`, put through the chat template) or a raw `prompt`, never both."""
 
     request_id: str
     model: str
@@ -78,7 +75,7 @@ class Generate:
     prompt: str | None = None
     priority: Priority = "interactive"
     fingerprint: str = ""  # of the weights that must answer, see ModelCard; empty: any
-    choice: int = 0
+    choice: int = 0  # tells apart answers to one question that differ by chance alone: not greedy, and without a seed
 
 
 @dataclass(frozen=True, slots=True)

@@ -33,6 +33,30 @@ _CHAT = {
     "usage": _USAGE,
     "frugal": _FRUGAL,
 }
+_CHAT_LOGPROBS = {
+    **_CHAT,
+    "choices": [
+        {
+            "index": 0,
+            "message": {"role": "assistant", "content": "Paris", "refusal": None},
+            "logprobs": {
+                "content": [
+                    {
+                        "token": "Paris",
+                        "logprob": -0.31,
+                        "bytes": [80, 97, 114, 105, 115],
+                        "top_logprobs": [
+                            {"token": "Paris", "logprob": -0.31, "bytes": [80, 97, 114, 105, 115]},
+                            {"token": "The", "logprob": -1.62, "bytes": [84, 104, 101]},
+                        ],
+                    }
+                ],
+                "refusal": None,
+            },
+            "finish_reason": "stop",
+        }
+    ],
+}
 _TEXT = {
     "id": "cmpl-1f0e",
     "object": "text_completion",
@@ -41,6 +65,22 @@ _TEXT = {
     "usage": _USAGE,
     "frugal": _FRUGAL,
 }
+_TEXT_LOGPROBS = {
+    **_TEXT,
+    "choices": [
+        {
+            "index": 0,
+            "text": " Paris.",
+            "logprobs": {
+                "tokens": [" Paris", "."],
+                "token_logprobs": [-0.42, -0.08],
+                "top_logprobs": [{" Paris": -0.42}, {".": -0.08}],
+                "text_offset": [0, 6],
+            },
+            "finish_reason": "stop",
+        }
+    ],
+}
 
 
 def _error(description: str, message: str, type: str, code: str, param: str | None = None) -> dict[str, Any]:
@@ -48,8 +88,9 @@ def _error(description: str, message: str, type: str, code: str, param: str | No
     return {"description": description, "content": {"application/json": {"example": body}}}
 
 
-def _ok(description: str, example: dict[str, Any]) -> dict[str, Any]:
-    return {"description": description, "content": {"application/json": {"example": example}}}
+def _ok(description: str, **examples: dict[str, Any]) -> dict[str, Any]:
+    named = {name: {"summary": name.replace("_", " "), "value": example} for name, example in examples.items()}
+    return {"description": description, "content": {"application/json": {"examples": named}}}
 
 
 BAD = _error(
@@ -80,6 +121,15 @@ CONFLICT = _error(
     "conflict",
 )
 
+LATE = _error(
+    "The answer took longer than the request's timeout_s (or the server's request_timeout_s, with the code timeout)",
+    "timeout_s: the answer took longer than 2 s; ask for fewer tokens with max_tokens, or allow more time",
+    "server_error",
+    "deadline_exceeded",
+    "timeout_s",
+)
+
 _STREAM = "The whole answer; with stream, events of chat.completion.chunk or text_completion that end in `data: [DONE]`"
-CHAT: Responses = {200: _ok(_STREAM, _CHAT), 400: BAD, 404: NO_MODEL, 429: BUSY, 503: LOADING}
-TEXT: Responses = {200: _ok(_STREAM, _TEXT), 400: BAD, 404: NO_MODEL, 429: BUSY, 503: LOADING}
+_WRONG: Responses = {400: BAD, 404: NO_MODEL, 429: BUSY, 503: LOADING, 504: LATE}
+CHAT: Responses = {200: _ok(_STREAM, plain=_CHAT, with_logprobs=_CHAT_LOGPROBS), **_WRONG}
+TEXT: Responses = {200: _ok(_STREAM, plain=_TEXT, with_logprobs=_TEXT_LOGPROBS), **_WRONG}

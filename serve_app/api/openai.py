@@ -138,7 +138,7 @@ class Request(Body):
     n: int = Field(
         1, ge=1, le=MAX_CHOICES, description=f"a whole number from 1 to {MAX_CHOICES}: so many answers; with a seed, of seed + 0, 1, 2 ..."
     )
-    logit_bias: Bias = Field((), description="an object of token ids and numbers from -100 (never) to 100 that are added to their logits")
+    logit_bias: Bias | None = Field(None, description="an object of token ids and numbers from -100 (never) to 100, added to their logits")
     timeout_s: float | None = Field(
         None, gt=0, le=MAX_TIMEOUT_S, description=f"a number of seconds above 0, up to {MAX_TIMEOUT_S}: a 504 where the answer takes longer"
     )
@@ -180,7 +180,7 @@ class Request(Body):
             max_tokens=limit,
             min_tokens=self.min_tokens,
             ignore_eos=self.ignore_eos,
-            logit_bias=self.logit_bias,
+            logit_bias=self.logit_bias or (),
             logprobs=self.num_logprobs,
         )
 

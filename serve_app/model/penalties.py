@@ -1,4 +1,6 @@
-"""Penalties of one row, by the ids of the tokens that it has seen: a few hundred of them, where a table would have the whole vocabulary.
+"""Bias and penalties, by the ids of the tokens that they are about: a few hundred a row, where a table would have the whole vocabulary.
+
+All rows at once, as one list of (row, token): every number depends on its own row alone.
 
 Tests: tests/fast/test_sampling.py.
 """
@@ -58,11 +60,23 @@ class Seen:
         return at
 
 
-def penalise(scores: Tensor, rows: Sequence[int], seen: Sequence[Seen]) -> None:
-    """Change the scores [all rows, vocabulary] of the `rows` named, in place.
+class Bias:
+    """What is added to the logits of a row's tokens, as arrays."""
 
-    All rows at once, as one list of (row, token): every number depends on its own row alone.
-    """
+    def __init__(self, pairs: Sequence[tuple[int, float]]) -> None:
+        self.ids: NDArray[np.int64] = np.array([token for token, _ in pairs], np.int64)
+        self.values: NDArray[np.float32] = np.array([value for _, value in pairs], np.float32)
+
+
+def add_bias(scores: Tensor, rows: Sequence[int], biases: Sequence[Bias]) -> None:
+    """Change the scores [all rows, vocabulary] of the `rows` named, in place."""
+    row = _on(np.repeat(np.array(rows, np.int64), [len(bias.ids) for bias in biases]), scores)
+    ids = _on(np.concatenate([bias.ids for bias in biases]), scores)
+    scores[row, ids] += _on(np.concatenate([bias.values for bias in biases]), scores)
+
+
+def penalise(scores: Tensor, rows: Sequence[int], seen: Sequence[Seen]) -> None:
+    """Change the scores [all rows, vocabulary] of the `rows` named, in place, by the tokens that each has seen."""
     lengths = [len(one.ids) for one in seen]
     if not sum(lengths):
         return

@@ -12,7 +12,7 @@ from torch import Tensor
 from serve_app.messages import Sampling
 from serve_app.model.rows import Scored
 
-MAX_TOP = 20  # OpenAI's limit; always as many are looked up, so that equal ones come in the same order in any company
+MAX_TOP = 20  # OpenAI's limit; always as many are looked up, so that company does not change which of equal ones are told
 
 
 class RawLogprobs:
@@ -32,6 +32,7 @@ class RawLogprobs:
         best = self._logprobs.topk(min(MAX_TOP, self._logprobs.shape[-1]))
         values, ids = best.values.tolist(), best.indices.tolist()
         for index, (row, num) in enumerate(self._num_top.items()):
-            top = list(zip(ids[index][:num], values[index][:num], strict=True))
-            scored[row] = Scored(float(self._logprobs[index, tokens[row]]), top)
+            # Equal ones, of which bf16 has many, in order of their ids: so the greedy choice, the first of the best, comes first here, too.
+            top = sorted(zip(ids[index], values[index], strict=True), key=lambda one: (-one[1], one[0]))
+            scored[row] = Scored(float(self._logprobs[index, tokens[row]]), top[:num])
         return scored

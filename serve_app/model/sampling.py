@@ -16,7 +16,7 @@ from transformers import LogitsProcessor
 
 from serve_app.messages import Sampling
 from serve_app.model.draws import draw
-from serve_app.model.penalties import Seen, has_penalty, penalise
+from serve_app.model.penalties import Bias, Seen, add_bias, has_penalty, penalise
 from serve_app.model.raw import RawLogprobs
 from serve_app.model.rows import Scored
 
@@ -29,6 +29,7 @@ class Chooser:
         self.sampling = sampling
         self.num_generated = 0
         self.random = None if sampling.greedy else random.Random(sampling.seed)  # of the system where there is no seed
+        self.bias = Bias(sampling.logit_bias) if sampling.logit_bias else None
         self.seen = Seen(sampling, prompt) if has_penalty(sampling) else None
 
     @property
@@ -57,12 +58,9 @@ def is_plain(sampling: Sampling, num_generated: int) -> bool:
 def adjust(scores: Tensor, choosers: Sequence[Chooser | None], eos_ids: Sequence[int]) -> None:
     """Bias, penalties and the ban of an early end, in place on scores [rows, vocabulary]; rows without a chooser stay as they are."""
     own = [(row, chooser) for row, chooser in enumerate(choosers) if chooser is not None]
-    biased = [(row, token, bias) for row, chooser in own for token, bias in chooser.sampling.logit_bias]
+    biased = [(row, chooser.bias) for row, chooser in own if chooser.bias is not None]
     if biased:
-        rows, tokens, biases = zip(*biased, strict=True)
-        scores[torch.tensor(rows, device=scores.device), torch.tensor(tokens, device=scores.device)] += torch.tensor(
-            biases, dtype=scores.dtype, device=scores.device
-        )
+        add_bias(scores, [row for row, _ in biased], [bias for _, bias in biased])
     penalised = [(row, chooser.seen) for row, chooser in own if chooser.seen is not None]
     if penalised:
         penalise(scores, [row for row, _ in penalised], [seen for _, seen in penalised])

@@ -112,6 +112,33 @@ async def test_a_drawn_row_has_the_same_text_alone_and_in_any_company(start: Sta
     assert [ending_of(items).usage.completion_tokens for items in together] == [8, 20, 3]
 
 
+async def test_no_companys_whims_change_a_rows_tokens(start: Start) -> None:
+    engine, dice = start(num_slots=6), random.Random(11)
+
+    def whims() -> dict[str, Any]:
+        return {
+            "temperature": dice.choice([0.0, 0.7, 1.4]),
+            "seed": dice.randrange(1000),
+            "top_p": dice.choice([1.0, 0.9, 0.5]),
+            "top_k": dice.choice([0, 5, 40]),
+            "min_p": dice.choice([0.0, 0.05]),
+            "repetition_penalty": dice.choice([1.0, 1.4]),
+            "presence_penalty": dice.choice([0.0, 0.8]),
+            "frequency_penalty": dice.choice([0.0, 0.6]),
+            "logit_bias": dice.choice([(), ((3, 4.0), (40, -100.0))]),
+            "logprobs": dice.choice([None, 0, 3]),
+            "max_tokens": dice.randrange(1, 25),
+            "min_tokens": dice.choice([0, 1]),
+        }
+
+    requests = [tiny.ask(words(1 + dice.randrange(20), number), str(number), **whims()) for number in range(40)]
+    singly = [(await generate(engine, request))[0] for request in requests]
+    for _ in range(3):
+        company = dice.sample(range(40), 12)
+        together = await generate(engine, *(requests[number] for number in company))
+        assert [text_of(items) for items in together] == [text_of(singly[number]) for number in company]
+
+
 async def test_an_end_of_sequence_and_a_stop_string_end_a_row(start: Start) -> None:
     plain = alone("w1 w2 w3", 12).split()
     eos = tiny.tokenizer().encode(plain[4])[0]

@@ -87,8 +87,8 @@ def test_filters_keep_the_most_probable(sampling: Sampling, allowed: set[int]) -
 
 @pytest.mark.parametrize("sampling", [Sampling(temperature=1, top_p=0.9), Sampling(temperature=1, top_k=3)])
 def test_equally_probable_tokens_stay_together(sampling: Sampling) -> None:
-    numbers = [(number + 0.5) / 500 for number in range(500)]
-    assert sorted(draw(torch.zeros(500, 500), [sampling] * 500, numbers)) == list(range(500))
+    numbers = [(number + 0.5) / 150 for number in range(150)]
+    assert sorted(draw(torch.zeros(150, 150), [sampling] * 150, numbers)) == list(range(150))
 
 
 FILTERS = st.builds(
@@ -101,7 +101,7 @@ FILTERS = st.builds(
 
 
 @given(st.lists(FILTERS, min_size=1, max_size=6), st.integers(0, 50), st.sampled_from([0.2, 3.0]))
-@settings(max_examples=80, deadline=None)
+@settings(max_examples=25, deadline=None)
 def test_filters_keep_what_their_definitions_say_in_any_company(rows: list[Sampling], seed: int, spread: float) -> None:
     table = torch.randn(len(rows), 300, generator=torch.Generator().manual_seed(seed)).mul(spread).bfloat16().float()  # with equal ones
     kept = [kept_by_definition(table[row], sampling) for row, sampling in enumerate(rows)]
@@ -110,11 +110,11 @@ def test_filters_keep_what_their_definitions_say_in_any_company(rows: list[Sampl
         assert together == [draw(table[row : row + 1].clone(), [sampling], [number])[0] for row, sampling in enumerate(rows)]
         assert [token for token, allowed in zip(together, kept, strict=True) if token not in allowed] == []
     for row, sampling in enumerate(rows):
-        numbers = [(number + 0.5) / 2000 for number in range(2000)]
-        found = set(draw(table[row].expand(2000, -1).clone(), [sampling] * 2000, numbers))
+        numbers = [(number + 0.5) / 100 for number in range(100)]
+        found = set(draw(table[row].expand(100, -1).clone(), [sampling] * 100, numbers))
         chances = torch.softmax(table[row].double() / sampling.temperature, dim=-1)
         mass = sum(float(chances[token]) for token in kept[row])
-        assert found >= {token for token in kept[row] if float(chances[token]) / mass > 1 / 1000}
+        assert found >= {token for token in kept[row] if float(chances[token]) / mass > 1 / 50}
 
 
 def kept_by_definition(scores: torch.Tensor, sampling: Sampling) -> set[int]:

@@ -96,9 +96,9 @@ def _operation(path: str, method: str, operation: Schema) -> Operation:
 
 def _reply(status: str, reply: Schema) -> Reply:
     content: Schema = next(iter(reply.get("content", {}).values()), {})
-    example = content.get("example")
+    examples = [content["example"]] if "example" in content else [one["value"] for one in content.get("examples", {}).values()]
     model = type_text(content["schema"]) if content.get("schema") else ""
-    return Reply(status, reply.get("description", ""), model, json.dumps(example, indent=2) if example is not None else "")
+    return Reply(status, reply.get("description", ""), model, "\n\n".join(json.dumps(one, indent=2) for one in examples))
 
 
 def _fields(schema: Schema) -> Iterator[Field]:
