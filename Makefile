@@ -48,7 +48,7 @@ format: install
 	@$(BIN)/ruff format .
 
 bench: install
-	@$(BIN)/frugal-serve bench engine
+	@$(BIN)/frugal-serve bench engine --workload articles --workload steps
 	@exec $(BIN)/frugal-serve bench http --workload all
 
 clean:

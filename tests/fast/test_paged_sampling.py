@@ -11,8 +11,8 @@ import torch
 from torch import Tensor
 
 from serve_app.messages import Sampling
-from serve_app.model.engine import Stream
 from serve_app.model.draws import draw
+from serve_app.model.engine import Stream
 from serve_app.model.paged_sampling import PagedSampling, PagedStep, Ticket
 from serve_app.model.rows import Row
 from serve_app.model.sampling import RowSampler
