@@ -20,6 +20,7 @@ from collections.abc import Callable
 from typing import Any
 
 from serve_app.errors import Unavailable
+from serve_app.messages import FinishReason
 from serve_app.metrics import Metrics
 from serve_app.model.loader import LoadedModel
 from serve_app.model.paged import PagedBatching
@@ -171,6 +172,8 @@ class TransformersEngine(ThreadedEngine):
             ticket = Ticket(next(self._numbers), row, secrets.randbits(64) if seed is None else seed)
             self._running[ticket.number] = ticket
             self._batching.add(ticket)
+        if chosen:
+            self._books.running(len(self._running))
 
     def _cancel(self, ticket: Ticket) -> None:
         """Now, or as soon as its first step is told; see PagedBatching.cancel."""
@@ -199,7 +202,6 @@ class TransformersEngine(ThreadedEngine):
                 self._batching.cancel(ticket.number)
             elif ticket.row.started_at is None:
                 self._books.join(ticket.row, len(step.work))
-        self._books.running(len(step.work))
 
     def _settle(self) -> None:
         """The step in progress is over. Its time is that of the rows which still live; the others were computed for nothing."""
@@ -228,10 +230,13 @@ class TransformersEngine(ThreadedEngine):
                 return
         if output.is_finished():
             logger.error("request %s: transformers gave it up: %s", row.stream.request.request_id, output.error)
-            self._fail(row)
             del self._running[number]
+            self._books.running(len(self._running))
+            self._fail(row)
 
-    def _end(self, number: int, reason: Any) -> None:
-        self._books.finish(self._running.pop(number).row, reason)
+    def _end(self, number: int, reason: FinishReason) -> None:
+        ticket = self._running.pop(number)
+        self._books.running(len(self._running))
+        self._books.finish(ticket.row, reason)
         with self._news:
             self._note_endings(1)
