@@ -23,7 +23,7 @@ from serve_app.model.engine import Stream
 from serve_app.model.loader import LoadedModel
 from serve_app.model.paged import CPU_CHUNK_TOKENS, PAGE_TOKENS, PagedBatching, flash_attention
 from serve_app.settings import ModelTuning
-from tests.fast.contract_engine import Bench, Gate, assert_same, ending_of, generate, read, text_of, words
+from tests.fast.engine_bench import Bench, Gate, assert_same, ending_of, generate, read, text_of, words
 from tests.fast.test_engine import value
 from tests.model import tiny
 
