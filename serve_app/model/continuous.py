@@ -109,13 +109,16 @@ class TransformersEngine(ThreadedEngine):
             self._break()
 
     def _serve(self) -> None:
+        look = True  # at the line and at who has left: once a step, and where a row has made room; not at every token
         while not (self._closing and not self._running) and not self._abandoned.is_set():
-            self._batching.sampling.num_threads = self._threads
-            self._sweep()
-            self._hand_over()
+            if look:
+                self._batching.sampling.num_threads = self._threads
+                self._sweep()
+                self._hand_over()
             if self._running or self._leaving:
-                self._take_in(self._batching.next(POLL_S))
+                look = self._take_in(self._batching.next(POLL_S))
             else:
+                look = True
                 self._wait()
 
     def _break(self) -> None:
@@ -182,17 +185,19 @@ class TransformersEngine(ThreadedEngine):
         else:
             self._batching.cancel(ticket.number)
 
-    def _take_in(self, item: PagedStep | Any | None) -> None:
-        """One item of the library's queue; see PagedBatching.next."""
+    def _take_in(self, item: PagedStep | Any | None) -> bool:
+        """One item of the library's queue, see PagedBatching.next; False where it changed nothing in who runs and told no step."""
         if item is None:
             if not self._batching.alive:
                 raise LibraryEnded
-            return
+            return True
         self._settle()
         if isinstance(item, PagedStep):
             self._begin(item)
-        else:
-            self._take(item)
+            return True
+        num_running = len(self._running)
+        self._take(item)
+        return len(self._running) != num_running
 
     def _begin(self, step: PagedStep) -> None:
         self._step = step
