@@ -14,7 +14,7 @@ from serve_app.store.database import Database
 TESTS = pathlib.Path(__file__).parent
 RINGS = ("fast", "cluster", "corpus", "postgres", "model", "gpu", "ray")  # from the quickest to the slowest
 os.environ.pop("FRUGAL_DATABASE_URL", None)  # it would win over every test's own database, and may be one that somebody uses
-pytest.register_assert_rewrite("tests.contract_store")  # its modules are imported by tests, and hold tests themselves
+pytest.register_assert_rewrite("tests.contract_store", "tests.fast.contract_engine", "tests.fast.engine_bench")  # imported by tests
 
 
 @pytest.fixture

@@ -20,6 +20,7 @@ from collections.abc import Callable
 from typing import Any
 
 from serve_app.errors import Unavailable
+from serve_app.messages import FinishReason
 from serve_app.metrics import Metrics
 from serve_app.model.linears import quick
 from serve_app.model.loader import LoadedModel
@@ -108,13 +109,16 @@ class TransformersEngine(ThreadedEngine):
             self._break()
 
     def _serve(self) -> None:
+        look = True  # at the line and at who has left: once a step, and where a row has made room; not at every token
         while not (self._closing and not self._running) and not self._abandoned.is_set():
-            self._batching.sampling.num_threads = self._threads
-            self._sweep()
-            self._hand_over()
+            if look:
+                self._batching.sampling.num_threads = self._threads
+                self._sweep()
+                self._hand_over()
             if self._running or self._leaving:
-                self._take_in(self._batching.next(POLL_S))
+                look = self._take_in(self._batching.next(POLL_S))
             else:
+                look = True
                 self._wait()
 
     def _break(self) -> None:
@@ -171,6 +175,8 @@ class TransformersEngine(ThreadedEngine):
             ticket = Ticket(next(self._numbers), row, secrets.randbits(64) if seed is None else seed)
             self._running[ticket.number] = ticket
             self._batching.add(ticket)
+        if chosen:
+            self._books.running(len(self._running))
 
     def _cancel(self, ticket: Ticket) -> None:
         """Now, or as soon as its first step is told; see PagedBatching.cancel."""
@@ -179,17 +185,19 @@ class TransformersEngine(ThreadedEngine):
         else:
             self._batching.cancel(ticket.number)
 
-    def _take_in(self, item: PagedStep | Any | None) -> None:
-        """One item of the library's queue; see PagedBatching.next."""
+    def _take_in(self, item: PagedStep | Any | None) -> bool:
+        """One item of the library's queue, see PagedBatching.next; False where it changed nothing in who runs and told no step."""
         if item is None:
             if not self._batching.alive:
                 raise LibraryEnded
-            return
+            return True
         self._settle()
         if isinstance(item, PagedStep):
             self._begin(item)
-        else:
-            self._take(item)
+            return True
+        num_running = len(self._running)
+        self._take(item)
+        return len(self._running) != num_running
 
     def _begin(self, step: PagedStep) -> None:
         self._step = step
@@ -199,7 +207,6 @@ class TransformersEngine(ThreadedEngine):
                 self._batching.cancel(ticket.number)
             elif ticket.row.started_at is None:
                 self._books.join(ticket.row, len(step.work))
-        self._books.running(len(step.work))
 
     def _settle(self) -> None:
         """The step in progress is over. Its time is that of the rows which still live; the others were computed for nothing."""
@@ -228,10 +235,13 @@ class TransformersEngine(ThreadedEngine):
                 return
         if output.is_finished():
             logger.error("request %s: transformers gave it up: %s", row.stream.request.request_id, output.error)
-            self._fail(row)
             del self._running[number]
+            self._books.running(len(self._running))
+            self._fail(row)
 
-    def _end(self, number: int, reason: Any) -> None:
-        self._books.finish(self._running.pop(number).row, reason)
+    def _end(self, number: int, reason: FinishReason) -> None:
+        ticket = self._running.pop(number)
+        self._books.running(len(self._running))
+        self._books.finish(ticket.row, reason)
         with self._news:
             self._note_endings(1)

@@ -115,7 +115,12 @@ class PagedBatching:
 
     def next(self, timeout_s: float) -> PagedStep | Any | None:
         """What comes next: a step that begins, a `GenerationOutput` with a request's tokens so far, or None after a poke or the time."""
-        return self._manager.get_result(timeout=timeout_s)
+        item = self._manager.get_result(timeout=timeout_s)
+        if item is None and self._manager.batch_processor is not None:
+            # Once it has preempted a request, the library begins with no other one until one has ended (5.23). Where all that run are
+            # cancelled instead, it would wait for ever: for those that it does not begin with.
+            self._manager.batch_processor.scheduler.block_new_requests = False
+        return item
 
     def poke(self) -> None:
         """Make `next` return at once; from any thread."""

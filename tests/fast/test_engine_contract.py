@@ -20,7 +20,8 @@ from serve_app.model.paged import PagedBatching
 from serve_app.model.runner import Runner
 from serve_app.model.static import StaticEngine
 from serve_app.settings import ModelSettings, ModelTuning
-from tests.fast.contract_engine import AnyEngine, Bench, EngineContract
+from tests.fast.contract_engine import EngineContract
+from tests.fast.engine_bench import AnyEngine, Bench
 from tests.model import tiny
 
 pytestmark = pytest.mark.usefixtures("quick_gc")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import copy
+import random
 import time
 from collections.abc import AsyncIterator, Callable
 from typing import Any
@@ -22,7 +23,7 @@ from serve_app.model.engine import Stream
 from serve_app.model.loader import LoadedModel
 from serve_app.model.paged import CPU_CHUNK_TOKENS, PAGE_TOKENS, PagedBatching, flash_attention
 from serve_app.settings import ModelTuning
-from tests.fast.contract_engine import Bench, Gate, assert_same, ending_of, generate, read, text_of, words
+from tests.fast.engine_bench import Bench, Gate, assert_same, ending_of, generate, read, text_of, words
 from tests.fast.test_engine import value
 from tests.model import tiny
 
@@ -76,6 +77,23 @@ async def test_rows_that_outgrow_the_cache_are_computed_again_and_write_the_same
         assert_same(text_of(items), one)
     assert text_of(again) == singly
     assert value(metrics.snapshot("Model", "1"), "frugal_engine_prompt_tokens_total") > 7 * 20  # some more than once
+
+
+async def test_who_runs_may_leave_while_others_are_computed_again_and_all_end(start: Start) -> None:
+    """The library begins with nobody new between a preemption and a good ending, and would wait for ever where all who run leave."""
+    engine, choose = start(num_pages=6, max_batch_size=12), random.Random(0)
+    streams = [Stream(tiny.ask(words(40, number % 3), str(number), max_tokens=choose.randrange(20, 60))) for number in range(60)]
+    assert engine.admit(streams) == streams
+
+    async def follow(stream: Stream) -> Any:
+        if choose.random() < 0.7:
+            assert await anext(stream)
+            stream.cancel()
+        return (await read(stream))[-1]
+
+    endings = await asyncio.gather(*map(follow, streams))
+    assert {ending.reason for ending in endings} == {"length", "cancelled"}
+    assert (engine.alive(), engine.account().running, engine._leaving) == (True, 0, set())
 
 
 async def test_a_prompt_shares_whole_pages_with_one_before_it_and_says_so(start: Start) -> None:
