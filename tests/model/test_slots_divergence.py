@@ -1,0 +1,77 @@
+"""How far the slots engine's 4-bit arithmetic is from `generate` alone: no farther than `generate` itself is in a batch of 16.
+
+That is the aim. At the moment it is farther, and the test says so; it fails, and the mark goes, once the aim is met.
+"""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import Tensor
+from transformers import GenerationConfig
+
+from serve_app.bench import prompts
+from serve_app.messages import Generate, Message, Sampling
+from serve_app.model.prompts import encode
+from serve_app.model.runner import Runner
+from tests.model.conftest import Embedded
+from tests.model.forced import Pair, own_logits, slots_logits
+
+NUM_ROWS = 16
+NUM_TOKENS = 16
+MAX_GAP = 0.5  # of the top two logits where another token wins
+
+
+class Alone:
+    """What `generate` writes at batch 1 for prompts of 13 to 400 tokens, and its logits."""
+
+    def __init__(self, embedded: Embedded) -> None:
+        self.pairs: list[Pair] = []
+        self.logits: list[Tensor] = []  # per pair fp32 [tokens, vocabulary]
+        loaded = embedded.loaded
+        config = GenerationConfig(
+            max_new_tokens=NUM_TOKENS, do_sample=False, pad_token_id=loaded.pad_id, output_logits=True, return_dict_in_generate=True
+        )
+        for number in range(NUM_ROWS):
+            text = prompts.article(number) if number % 8 == 0 else prompts.short(number)
+            request = Generate("pair", loaded.card.id, Sampling(max_tokens=NUM_TOKENS), (Message("user", text),))
+            prompt_ids = encode(loaded.tokenizer, request, loaded.card.max_context)
+            ids = torch.tensor([prompt_ids])
+            with torch.inference_mode():
+                out = loaded.model.generate(input_ids=ids, attention_mask=torch.ones_like(ids), generation_config=config, eos_token_id=None)
+            self.pairs.append((prompt_ids, out.sequences[0, len(prompt_ids) :].tolist()))
+            self.logits.append(torch.stack([logits[0].float() for logits in out.logits]))
+
+
+@pytest.fixture(scope="module")
+def alone(embedded: Embedded) -> Alone:
+    return Alone(embedded)
+
+
+@pytest.fixture(scope="module")
+def batch_divergence(embedded: Embedded, alone: Alone) -> float:
+    return divergence(alone.logits, own_logits(embedded.loaded.model, alone.pairs, embedded.loaded.pad_id))
+
+
+@pytest.fixture(scope="module", params=[False, True], ids=["packed", "kept"])
+def held(request: pytest.FixtureRequest, embedded: Embedded, alone: Alone) -> list[Tensor]:
+    """The logits over slots, 16 rows together."""
+    return slots_logits(Runner(embedded.loaded.model, NUM_ROWS, 512, request.param), alone.pairs)
+
+
+@pytest.mark.xfail(strict=True, reason="mean KL over 256 tokens: slots 0.0024 to 0.0025, a batch of 16 0.0017")
+def test_slots_diverge_no_more_than_a_batch_of_generate(alone: Alone, batch_divergence: float, held: list[Tensor]) -> None:
+    assert divergence(alone.logits, held) <= batch_divergence
+
+
+def test_another_token_wins_only_where_two_are_as_good_as_equal(alone: Alone, held: list[Tensor]) -> None:
+    for own, other in zip(torch.cat(alone.logits), torch.cat(held), strict=True):
+        if own.argmax() != other.argmax():
+            first, second = own.topk(2).values
+            assert first - second <= MAX_GAP
+
+
+def divergence(wanted: list[Tensor], logits: list[Tensor]) -> float:
+    """Mean KL divergence in nats over all tokens."""
+    own, other = torch.cat(wanted).log_softmax(-1), torch.cat(logits).log_softmax(-1)
+    return float((own.exp() * (own - other)).sum(-1).mean())
