@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 from typing import Any
 
 import httpx
@@ -10,15 +11,39 @@ import pytest
 
 from serve_app.api.openai import ChatRequest
 from serve_app.api.replies import frugal, outcome
+from serve_app.cache.answers import Answers
 from serve_app.errors import GenerationFailed, Overloaded
-from serve_app.messages import Ask, Opening, Outcome
-from serve_app.settings import IngressSettings
+from serve_app.messages import Answer, Ask, Opening, Outcome
+from serve_app.metrics import Metrics
+from serve_app.settings import CacheSettings, IngressSettings
+from tests.fast.fakes import FakeModel, MemoryStore
 from tests.fast.fakes_api import KEY, MODEL, FakeServices, chat_body, client_of, finish, served
 from tests.fast.test_api_stream import CHAT, events_of
 
 
 def asks_of(**body: Any) -> tuple[Ask, ...]:
     return ChatRequest.model_validate(chat_body(**body)).asks("r", IngressSettings().sampling)
+
+
+class SharedAnswers(FakeServices):
+    """The routes over real single flight and a model that the test speaks for."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.model = FakeModel()
+        model, store = self.model, MemoryStore()
+        self.answers = Answers(model.generate, model.fingerprint, model.promote, store, CacheSettings(), Metrics(), lambda: 0.0)
+
+    async def answer(self, ask: Ask) -> Answer:
+        return await self.answers.whole(ask)
+
+    async def until_callers(self, num: int) -> None:
+        """Wait until so many wait for answers that are being made."""
+        async with asyncio.timeout(10):
+            for _ in itertools.count():
+                if sum(flight.followers for flight in self.answers._flights) == num:
+                    return
+                await asyncio.sleep(0)
 
 
 def told(asks: tuple[Ask, ...]) -> list[tuple[str, int | None, int]]:
@@ -156,6 +181,41 @@ async def test_the_servers_own_limit_holds_where_a_request_allows_more() -> None
     services.will_hang()
     reply = await client_of(services).post(CHAT, json=chat_body(timeout_s=100))
     assert reply.json()["error"]["code"] == "timeout"
+
+
+async def test_greedy_choices_cost_one_generation() -> None:
+    services = SharedAnswers()
+    asking = asyncio.create_task(client_of(services).post(CHAT, json=chat_body(n=4)))
+    await services.until_callers(4)
+    await services.model.started.wait()
+    services.model.say("two ", "words")
+    services.model.finish()
+    reply = await asking
+    assert [choice["message"]["content"] for choice in reply.json()["choices"]] == ["two words"] * 4
+    assert (reply.headers["x-cache"], reply.json()["frugal"]["compute_s"], reply.json()["frugal"]["avoided_s"]) == ("miss", 0.5, 1.5)
+    assert len(services.model.requests) == 1
+
+
+async def test_a_deadline_ends_its_own_caller_and_nobody_who_joined() -> None:
+    services = SharedAnswers()
+    short = asyncio.create_task(client_of(services).post(CHAT, json=chat_body(timeout_s=0.5)))
+    await services.until_callers(1)
+    joined = asyncio.create_task(client_of(services).post(CHAT, json=chat_body()))
+    await services.until_callers(2)
+    assert (await short).status_code == 504
+    assert services.model.cancelled == []
+    services.model.say("two ", "words")
+    services.model.finish()
+    reply = await joined
+    assert (reply.json()["choices"][0]["message"]["content"], reply.headers["x-cache"]) == ("two words", "join")
+
+
+async def test_a_deadline_that_nobody_else_waits_behind_stops_the_generation() -> None:
+    services = SharedAnswers()
+    reply = await client_of(services).post(CHAT, json=chat_body(timeout_s=0.05))
+    assert reply.status_code == 504
+    await asyncio.wait_for(services.model.stopped.wait(), 5)
+    assert services.answers._live == {}
 
 
 async def test_a_deadline_is_no_part_of_the_question() -> None:
