@@ -113,10 +113,10 @@ def _layer(layer: Any, config: Any, keep: bool) -> _Layer:
 
 def _norm(module: Any) -> Norm:
     weight, eps = module.weight.data, module.variance_epsilon
-    return lambda hidden: functional.rms_norm(hidden, weight.shape, weight, eps)
+    return lambda hidden: functional.rms_norm(hidden, weight.shape, None, eps).mul_(weight)  # rounded before the weight, as theirs
 
 
 def _rotate(heads: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
     """Rotary position embedding (https://arxiv.org/abs/2104.09864) of [tokens, heads, dim]; the first half of `sin` is negated."""
     first, second = heads.chunk(2, -1)
-    return torch.addcmul(heads * cos, torch.cat((second, first), -1), sin)
+    return (heads * cos).add_(torch.cat((second, first), -1) * sin)  # not addcmul, which rounds once less than theirs

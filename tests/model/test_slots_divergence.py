@@ -1,6 +1,7 @@
-"""How far the slots engine's 4-bit arithmetic is from `generate` alone: no farther than `generate` itself is in a batch of 16.
+"""How exact the slots engine's arithmetic is: as near to fp32 on the same 4-bit values as `generate` alone is.
 
-That is the aim. At the moment it is farther, and the test says so; it fails, and the mark goes, once the aim is met.
+The divergence from `generate` alone shall also be no more than that of `generate` in a batch of 16. It is more, because these two share
+kernels, and so most of their rounding, while the slots round elsewhere by as much; the test says so, and fails once the aim is met.
 """
 
 from __future__ import annotations
@@ -8,17 +9,19 @@ from __future__ import annotations
 import pytest
 import torch
 from torch import Tensor
-from transformers import GenerationConfig
+from transformers import AutoModelForCausalLM, GenerationConfig
 
 from serve_app.bench import prompts
 from serve_app.messages import Generate, Message, Sampling
 from serve_app.model.prompts import encode
+from serve_app.model.quantize import unpack
 from serve_app.model.runner import Runner
 from tests.model.conftest import Embedded
 from tests.model.forced import Pair, own_logits, slots_logits
 
 NUM_ROWS = 16
 NUM_TOKENS = 16
+MARGIN = 1.25  # 256 tokens tell the mean to a tenth; over 1,152 the two were equal within 1 %
 MAX_GAP = 0.5  # of the top two logits where another token wins
 
 
@@ -59,7 +62,19 @@ def held(request: pytest.FixtureRequest, embedded: Embedded, alone: Alone) -> li
     return slots_logits(Runner(embedded.loaded.model, NUM_ROWS, 512, request.param), alone.pairs)
 
 
-@pytest.mark.xfail(strict=True, reason="mean KL over 256 tokens: slots 0.0024 to 0.0025, a batch of 16 0.0017")
+@pytest.fixture(scope="module")
+def exact(embedded: Embedded, alone: Alone) -> list[Tensor]:
+    """The logits of fp32 arithmetic on the same 4-bit values."""
+    (folder,) = (embedded.data_path / "models").iterdir()
+    model = unpack(AutoModelForCausalLM.from_pretrained(folder, dtype=torch.bfloat16, local_files_only=True).eval())
+    return own_logits(model, alone.pairs, embedded.loaded.pad_id)
+
+
+def test_slots_are_as_near_to_fp32_as_generate_alone(exact: list[Tensor], alone: Alone, held: list[Tensor]) -> None:
+    assert 0 < divergence(exact, held) <= MARGIN * divergence(exact, alone.logits)
+
+
+@pytest.mark.xfail(strict=True, reason="mean KL over 1,152 tokens: slots 0.0022 to 0.0024, a batch of 16 0.0016")
 def test_slots_diverge_no_more_than_a_batch_of_generate(alone: Alone, batch_divergence: float, held: list[Tensor]) -> None:
     assert divergence(alone.logits, held) <= batch_divergence
 
