@@ -1,9 +1,9 @@
 """The model: loaded weights behind an engine.
 
-OpenMP's threads spin between two kernels before they sleep, for milliseconds unless they are told otherwise, and libgomp reads that once,
-when torch is first imported. A step is a thousand kernels: without spinning, waking a thread takes longer than many of them; with it, a thread
-that has lost its core keeps the others spinning. Measured on two cores, milliseconds of a chunk of 256 prompt tokens and of a decode step of
-32 rows, in one run each:
+OpenMP's threads spin between two kernels before they sleep, for milliseconds unless they are told otherwise; libgomp reads that once, when
+torch is first imported. A step is a thousand kernels: without spinning, waking a thread takes longer than many of them; with it, a thread
+that has lost its core keeps the others spinning. On two cores, milliseconds of a chunk of 256 prompt tokens and of a decode step of 32
+rows, in one run each:
 
     spin count                    quiet      a neighbour busy a third of the time    one busy always
     none (passive)                152, 89    196, 102                                166, 81
