@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import os
 import statistics
 import time
 from collections.abc import Awaitable, Callable, Iterator, Sequence
@@ -26,7 +25,7 @@ from serve_app.errors import FrugalError
 from serve_app.messages import Failed, Finish
 from serve_app.metrics import Metrics
 from serve_app.model.engine import Engine, Stream
-from serve_app.model.openmp import compute_apart
+from serve_app.model.openmp import compute_apart, num_cores
 from serve_app.model.replica import load_engine
 from serve_app.settings import IngressSettings, ModelTuning, SamplingDefaults
 
@@ -43,9 +42,8 @@ def engine_of(config: CheckedConfig, say: Callable[[str], None]) -> Iterator[Eng
     tuning, ingress = config.user_configs["Model"], config.user_configs["Ingress"]
     assert isinstance(tuning, ModelTuning)
     assert isinstance(ingress, IngressSettings)
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     threads = config.app.model.threads
-    num_threads = threads if isinstance(threads, int) else cores
+    num_threads = threads if isinstance(threads, int) else num_cores()
     make = compute_apart(lambda: load_engine(config.app, num_threads, lambda phase: say(f"engine: {phase}")))
     engine = make(tuning, Metrics(), time.monotonic())
     try:

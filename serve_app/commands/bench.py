@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import pathlib
 import sys
 from collections.abc import Collection
@@ -53,13 +52,11 @@ def bench_engine(context: click.Context, /, config: pathlib.Path, workloads: tup
     from serve_app.bench.engine.table import table
     from serve_app.errors import FrugalError
     from serve_app.model.loader import load
-    from serve_app.model.openmp import compute_apart
+    from serve_app.model.openmp import compute_apart, num_cores
 
     say = (lambda _line: None) if as_json else (lambda line: click.echo(line, err=True))
     threads = found.app.model.threads
-    num_threads = (
-        threads if isinstance(threads, int) else len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    )
+    num_threads = threads if isinstance(threads, int) else num_cores()
     asked = Options(names, **{**options, "arms": arms_named(options["arms"])})
     try:
         loaded = compute_apart(lambda: load(found.app.model, found.app.data_path, num_threads, say))

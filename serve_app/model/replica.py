@@ -9,7 +9,6 @@ from __future__ import annotations
 import asyncio
 import dataclasses
 import logging
-import os
 import socket
 import threading
 import time
@@ -22,7 +21,7 @@ from serve_app.live import Live
 from serve_app.messages import Failed, Finish, Generate, Item, ModelCard
 from serve_app.metrics import Metrics
 from serve_app.model.engine import Account, Engine, Stream
-from serve_app.model.openmp import compute_apart
+from serve_app.model.openmp import compute_apart, num_cores
 from serve_app.model.source import stay_offline
 from serve_app.settings import AppSettings, ModelTuning
 from serve_app.store.database import Database
@@ -238,7 +237,7 @@ class ModelReplica:
         """`threads: auto` divides the node's cores among its live Model replicas."""
         if self._app.model.threads != "auto":
             return self._app.model.threads
-        cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+        cores = num_cores()
         return max(1, cores // max(1, self._ledger.live_replicas(self._host, time.time() - ALIVE_S)))
 
     async def _beat_forever(self) -> None:

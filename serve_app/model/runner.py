@@ -21,7 +21,7 @@ from serve_app.model.kvcache import SlotCache
 from serve_app.model.linears import is_packed, kept_bytes, quick
 from serve_app.model.pace import Costs
 from serve_app.model.scheduler import Chunk, Sequence, Step
-from serve_app.model.support import refuse_rotation, refuse_unsupported
+from serve_app.model.support import attending, refuse_rotation, refuse_unsupported
 
 MEASURED_ROWS, MEASURED_CONTEXT, MEASURED_PROMPT, MEASURED_TIMES = 16, 200, 256, 4
 UNMEASURED = Costs(step_s=0.01, row_s=0.001, prompt_token_s=0.0005)
@@ -51,13 +51,11 @@ class Runner:
     @contextlib.contextmanager
     def attached(self) -> Iterator[None]:
         """The model attends over our slots in here."""
-        before = self._model.config._attn_implementation
-        self._model.set_attn_implementation(attention.NAME)
-        try:
-            with contextlib.nullcontext() if self._dense is not None else quick(self._model, self._keep):
-                yield
-        finally:
-            self._model.set_attn_implementation(before)
+        with (
+            attending(self._model, attention.NAME),
+            contextlib.nullcontext() if self._dense is not None else quick(self._model, self._keep),
+        ):
+            yield
 
     def measure(self) -> None:
         """Set `costs`, from a few steps on slots that nobody uses yet. Takes about a second of the embedded model."""
