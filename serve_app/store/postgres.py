@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from typing import Any
 
 import sqlalchemy
-from sqlalchemy import Connection, Engine, event
+from sqlalchemy import Connection, Engine, ExceptionContext, event
 from sqlalchemy.exc import DBAPIError, InterfaceError, OperationalError
 from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 
@@ -60,6 +60,7 @@ def make_engine(url: str) -> Engine:
     except ImportError as error:
         raise DatabaseUnavailable(f"database {shown_url(url)}: no driver ({_line(error)}); {DRIVER_REMEDY}") from None
     event.listen(engine, "connect", _prepare)
+    event.listen(engine, "handle_error", _drop_unpinged)
     return engine
 
 
@@ -107,6 +108,13 @@ def _prepare(connection: Any, _record: object) -> None:
     with connection.cursor() as cursor:
         cursor.execute(SESSION)
     connection.commit()  # a SET that is rolled back never was
+
+
+def _drop_unpinged(context: ExceptionContext) -> None:
+    """A connection whose ping failed is dropped, whatever the error: libpq can report one that died while it sent as open and busy, and the
+    driver then complains about the transaction and not about the connection."""
+    if context.is_pre_ping:
+        context.is_disconnect = True
 
 
 def _shown(error: DBAPIError, url: str) -> str:

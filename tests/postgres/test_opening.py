@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import pathlib
 import threading
+from typing import Any
 
 import pytest
 from sqlalchemy import select
@@ -93,6 +94,18 @@ def test_later_a_caller_is_told_to_come_back_and_the_log_has_the_cause(
     assert PASSWORD not in caplog.text
     with database.read() as connection:
         assert list(connection.scalars(select(leases.c.name))) == ["one"]
+
+
+def test_a_connection_that_died_while_it_sent_is_replaced(database: Database) -> None:
+    """Such a one says that it is open and busy; the ping's error is then one about transactions."""
+    database.close()
+    with database.read() as connection:
+        dead: Any = connection.connection.driver_connection
+    assert dead is not None
+    dead.pgconn.send_query(b"SELECT 1")
+    with database.begin() as connection:
+        connection.execute(leases.insert().values(name="one", holder="a", expires_at=1.0))
+        assert connection.connection.driver_connection is not dead
 
 
 def test_a_writer_that_stands_still_in_a_transaction_loses_it(database: Database, monkeypatch: pytest.MonkeyPatch) -> None:
