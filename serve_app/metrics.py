@@ -49,6 +49,7 @@ METRICS: dict[str, Spec] = {
     "frugal_engine_requests_total": Spec("counter", "Generations by their ending: stop, length, cancelled, error.", ("model", "ending")),
     "frugal_engine_prompt_tokens_total": Spec("counter", "Prompt tokens computed.", ("model",)),
     "frugal_engine_completion_tokens_total": Spec("counter", "Tokens generated.", ("model",)),
+    "frugal_engine_guessed_tokens_total": Spec("counter", "Tokens guessed by prompt lookup: right, or wrong.", ("outcome",)),
     "frugal_engine_waiting": Spec("gauge", "Requests that wait for the engine."),
     "frugal_engine_running": Spec("gauge", "Rows that the engine is decoding."),
     "frugal_engine_max_live_rows": Spec("gauge", "Rows that may decode together now: max_batch_size, or fewer by target_itl_ms."),

@@ -213,6 +213,13 @@ class ModelTuning(Settings):
     max_chunks_per_s: float = Field(
         500, gt=0, description="pieces of text that a replica sends, all its streams together; above it, tokens travel together"
     )
+    prompt_lookup_tokens: int = Field(
+        6,
+        ge=0,
+        le=16,
+        description="tokens that a row guesses per step from what stood in its prompt and answer before, where that pays; the answer stays "
+        "the same (engine slots); 0: none",
+    )
     batch_starvation_s: Seconds = Field(30, ge=0, description="a low-priority request older than this is served as an interactive one")
     price_per_replica_hour_usd: float = Field(0.05, ge=0, description="what one replica costs you per hour, busy or idle")
 

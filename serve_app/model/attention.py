@@ -1,13 +1,9 @@
 """Attention over a slot KV cache: many sequences in one packed forward, each reading and writing its own slot.
 
-Tokens come packed, one row of a batch of one, without padding:
-
-    | one token of each decoding sequence | chunk of a prompt | chunk of another prompt |
-      0 ................ num_decodes
-
-A sequence's keys and values are written to its slot first; then decoding rows read their slots together, and each chunk reads its own. On a
-CPU the products are plain batched matrix products with the query heads of a key-value head folded into their rows, which take half the time
-of torch's fused CPU attention (docs/performance.md). Elsewhere it is torch's `scaled_dot_product_attention`.
+Tokens come packed, one row of a batch of one, without padding, in the order that layout.py draws. A sequence's keys and values are written
+to its slot first; then decoding rows read their slots together, and each chunk reads its own. On a CPU the products are plain batched
+matrix products with the query heads of a key-value head folded into their rows, which take half the time of torch's fused CPU attention
+(docs/performance.md). Elsewhere it is torch's `scaled_dot_product_attention`.
 
 Registered with transformers under the name `slots`, so that any model which uses its attention interface runs unchanged.
 Knows tensors and positions; must not know requests or where KV lies (kvcache.py). Tests: tests/fast/test_attention.py.
@@ -15,130 +11,16 @@ Knows tensors and positions; must not know requests or where KV lies (kvcache.py
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch.nn import functional
 
-from serve_app.model.kvcache import LayerCache, Rows, SlotCache
+from serve_app.model.kvcache import LayerCache
+from serve_app.model.layout import Layout, Segment
 
 NAME = "slots"
-QUERIES = 128  # of a chunk that are computed at once on a CPU, against the keys up to the last of them
-MAX_SPREAD = 2  # reading twice the slots in place still costs less than copying the wanted ones together
-
-
-@dataclass(slots=True)
-class Segment:
-    """Positions [start, stop) of one slot, at `offset` of the packed tokens."""
-
-    slot: int
-    start: int
-    stop: int
-    offset: int
-
-    @property
-    def packed(self) -> slice:
-        """Where its tokens are."""
-        return slice(self.offset, self.offset + self.stop - self.start)
-
-
-@dataclass(frozen=True, slots=True)
-class Block:
-    """Some queries of a chunk: the `tokens` of the chunk, the positions `seen` by them, and which of those get `bias` added.
-
-    `bias` is [queries, masked positions], 0 where a query may look and -inf where not.
-    """
-
-    tokens: slice
-    seen: slice
-    masked: slice
-    bias: Tensor
-
-
-@dataclass(slots=True)
-class Layout:
-    """Which packed token belongs where, for one step."""
-
-    cache: SlotCache
-    decodes: Sequence[tuple[int, int]]  # slot and position of each decoding token, in their packed order
-    segments: Sequence[Segment]
-    slots: Tensor = field(init=False)  # of the decoding tokens
-    positions: Tensor = field(init=False)
-    first_slot: int | None = field(init=False)  # neighbouring slots from here on are read; None: those of the decoding tokens alone
-    num_rows: int = field(init=False)  # how many are read
-    at: Tensor = field(init=False)  # where among these rows each decoding token's is
-    pages: list[Rows] = field(init=False)  # for each page of the cache, which of these rows reach into it
-    _biases: dict[int, Tensor] = field(init=False, default_factory=dict)
-    _blocks: dict[tuple[int, int], list[Block]] = field(init=False, default_factory=dict)
-
-    def __post_init__(self) -> None:
-        device = self.cache.device
-        slots = [slot for slot, _ in self.decodes]
-        self.slots = torch.tensor(slots, device=device)
-        self.positions = torch.tensor([position for _, position in self.decodes], device=device)
-        first, last = (min(slots), max(slots)) if slots else (0, -1)
-        near = last - first + 1 <= MAX_SPREAD * len(slots)
-        self.first_slot = first if near else None
-        self.num_rows = last - first + 1 if near else len(slots)
-        at = [slot - first for slot in slots] if near else list(range(len(slots)))
-        self.at = torch.tensor(at, device=device)
-        num_pages = max((position for _, position in self.decodes), default=-1) // self.cache.page_tokens + 1
-        self.pages = [self._page(number * self.cache.page_tokens, at) for number in range(num_pages)]
-
-    def _page(self, start: int, at: list[int]) -> Rows:
-        """Which of the rows that are read reach that position."""
-        reaching = [row for row, (_, position) in zip(at, self.decodes, strict=True) if position >= start]
-        first, last = min(reaching), max(reaching)
-        if last - first + 1 <= MAX_SPREAD * len(reaching):
-            return slice(first, last + 1)
-        return torch.tensor(reaching, device=self.positions.device)
-
-    def slots_of(self, rows: Rows) -> Rows:
-        """The slots of some of the rows that are read."""
-        if self.first_slot is None:
-            return self.slots[rows]
-        if isinstance(rows, slice):
-            return slice(self.first_slot + rows.start, self.first_slot + rows.stop)
-        return rows + self.first_slot
-
-    def bias(self, window: int) -> Tensor:
-        """[rows, 1, 1, pages * page tokens], 0 where a row's token may look and -inf where not; `window` 0: everything before it."""
-        if window not in self._biases:
-            device = self.positions.device
-            last = torch.zeros(self.num_rows, dtype=torch.long, device=device)  # rows of nobody must see something, too
-            last[self.at] = self.positions
-            at, last = torch.arange(len(self.pages) * self.cache.page_tokens, device=device), last[:, None]
-            hidden = at > last
-            if window:
-                hidden |= at <= last - window
-            self._biases[window] = self._minus_inf(hidden)[:, None, None, :]
-        return self._biases[window]
-
-    def blocks(self, segment: Segment, window: int) -> list[Block]:
-        """Of a segment's queries. Without a window only a block's own positions need a mask: all before them are seen by all."""
-        key = (segment.offset, window)
-        if key not in self._blocks:
-            starts = range(segment.start, segment.stop, QUERIES)
-            self._blocks[key] = [self._block(segment, start, min(start + QUERIES, segment.stop), window) for start in starts]
-        return self._blocks[key]
-
-    def _block(self, segment: Segment, start: int, stop: int, window: int) -> Block:
-        first = max(0, start - window + 1) if window else 0
-        masked_from = first if window else start
-        device = self.positions.device
-        at, last = torch.arange(masked_from, stop, device=device), torch.arange(start, stop, device=device)[:, None]
-        hidden = at > last
-        if window:
-            hidden |= at <= last - window
-        tokens = slice(start - segment.start, stop - segment.start)
-        return Block(tokens, slice(first, stop), slice(masked_from - first, None), self._minus_inf(hidden))
-
-    def _minus_inf(self, hidden: Tensor) -> Tensor:
-        bias = torch.zeros(hidden.shape, dtype=self.cache.dtype, device=hidden.device)
-        return bias.masked_fill_(hidden, -torch.inf)
 
 
 def attend(
@@ -180,16 +62,18 @@ def run(query: Tensor, key: Tensor, value: Tensor, layout: Layout, layer: int, w
 
 
 def _decode(query: Tensor, cache: LayerCache, layout: Layout, window: int, scaling: float, softcap: float) -> Tensor:
-    """One token per row: [decodes, heads, dim]. Page by page: see kvcache.py."""
+    """The decoding tokens, [tokens, heads, dim]. Page by page: see kvcache.py."""
     folded = _folded(query, cache.num_heads, layout) * scaling
-    rows, heads, group, dim = folded.shape
+    rows, heads, queries, dim = folded.shape
     size, num_pages = cache.page_tokens, len(layout.pages)
-    scores = folded.new_full((num_pages, rows, heads, group, size), -torch.inf)
+    scores = folded.new_full((num_pages, rows, heads, queries, size), -torch.inf)
     pages = [(part, *cache.page(number, layout.slots_of(part))) for number, part in enumerate(layout.pages)]
     for number, (part, keys, _) in enumerate(pages):
         scores[number, part] = torch.bmm(folded[part].flatten(0, 1), keys.transpose(1, 2)).unflatten(0, (-1, heads))
-    weights = _capped(scores, softcap).permute(1, 2, 3, 0, 4).flatten(3).add_(layout.bias(window)).softmax(-1)
-    sums = folded.new_zeros(num_pages, rows, heads, group, dim)
+    together = _capped(scores, softcap).permute(1, 2, 3, 0, 4).flatten(3)
+    together.unflatten(2, (layout.width, -1)).add_(layout.bias(window))
+    weights = together.softmax(-1)
+    sums = folded.new_zeros(num_pages, rows, heads, queries, dim)
     for number, (part, _, values) in enumerate(pages):
         own = weights[part, :, :, number * size : (number + 1) * size]
         sums[number, part] = torch.bmm(own.flatten(0, 1), values).unflatten(0, (-1, heads))
@@ -200,20 +84,24 @@ def _decode_fused(query: Tensor, cache: LayerCache, layout: Layout, window: int,
     stop = len(layout.pages) * cache.page_tokens
     keys, values = cache.first(layout.slots_of(slice(0, layout.num_rows)), stop)
     folded = _folded(query, cache.num_heads, layout)
-    out = functional.scaled_dot_product_attention(folded, keys, values, attn_mask=layout.bias(window), scale=scaling)
+    group = folded.shape[2] // layout.width
+    bias = layout.bias(window).expand(-1, -1, -1, group, -1).flatten(2, 3)
+    out = functional.scaled_dot_product_attention(folded, keys, values, attn_mask=bias, scale=scaling)
     return _unfolded(out, layout)
 
 
 def _folded(query: Tensor, kv_heads: int, layout: Layout) -> Tensor:
-    """The decoding tokens' queries by the rows that are read: [rows, kv heads, query heads of each, dim]."""
-    num, heads, dim = query.shape
-    folded = query.reshape(num, kv_heads, heads // kv_heads, dim)
-    return folded if layout.first_slot is None else folded.new_zeros(layout.num_rows, *folded.shape[1:]).index_copy_(0, layout.at, folded)
+    """The decoding tokens' queries by rows: [rows, kv heads, width * query heads of each, dim]."""
+    if not layout.is_whole:
+        query = query.new_zeros(layout.num_rows * layout.width, *query.shape[1:]).index_copy_(0, layout.at, query)
+    by_row = query.unflatten(0, (-1, layout.width)).unflatten(2, (kv_heads, -1))  # [rows, width, kv heads, query heads of each, dim]
+    return by_row.transpose(1, 2).flatten(2, 3)
 
 
 def _unfolded(out: Tensor, layout: Layout) -> Tensor:
-    """The inverse: [decodes, heads, dim]."""
-    return (out if layout.first_slot is None else out[layout.at]).flatten(1, 2)
+    """The inverse: [tokens, heads, dim]."""
+    by_query = out.unflatten(2, (layout.width, -1)).transpose(1, 2).flatten(2, 3).flatten(0, 1)
+    return by_query if layout.is_whole else by_query[layout.at]
 
 
 def _prefill(

@@ -134,6 +134,11 @@ class Books:
         self._metrics.inc("frugal_engine_prompt_tokens_total", num_prompt, model=self._card.id)
         return self._mark
 
+    def guessed(self, num: int, num_right: int) -> None:
+        """So many tokens were guessed in a step, and so many of them were right."""
+        self._metrics.inc("frugal_engine_guessed_tokens_total", num_right, outcome="right")
+        self._metrics.inc("frugal_engine_guessed_tokens_total", num - num_right, outcome="wrong")
+
     def running(self, num: int) -> None:
         """So many rows run now."""
         self._running(num)

@@ -17,7 +17,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from serve_app.model import attention
-from serve_app.model.attention import Layout
+from serve_app.model.layout import Layout
 from serve_app.model.linears import Linears, linears
 
 # Whose layers are those above and nothing else. A subclass may differ in anything, so names are compared, not types.

@@ -22,7 +22,7 @@ import torch
 from serve_app.errors import ModelLoadError
 from serve_app.messages import FinishReason
 from serve_app.metrics import Metrics
-from serve_app.model.choose import choose
+from serve_app.model.along import Along
 from serve_app.model.kvcache import num_slots_in
 from serve_app.model.loader import LoadedModel
 from serve_app.model.pace import MAX_CHUNK, Pace
@@ -141,30 +141,45 @@ class SlotsEngine(ThreadedEngine):
         work = self._shares(step)
         began_at = self._clock()
         try:
-            logits = self._runner.run(step)
             rows = [self._rows[sequence] for sequence in step.yields]
-            tokens, scored = choose(logits, rows, self._loaded.eos_ids)
+            guesses = [step.guesses.get(sequence, ()) for sequence in step.yields]
+            along = Along(self._runner.run(step), rows, guesses, self._loaded.eos_ids)
         except Exception as error:  # a request must never end the thread
             self._recover(step, work, error)
             return
-        num_prompt = sum(chunk.stop - chunk.start for chunk in step.chunks)
-        now = self._books.packed_step(work, num_prompt, len(rows))
-        self._pace.observe(step, now - began_at, _is_interactive(step.decodes), self._is_full, self._tuning)
+        tokens, over = self._take_all(along, step.yields, rows)
+        num_tokens = sum(map(len, tokens))
+        now = self._books.packed_step(work, step.num_prompt, num_tokens)
+        self._books.guessed(step.num_guessed, num_tokens - len(tokens))
+        self._pace.observe(step, now - began_at, num_tokens, _is_interactive(step.decodes), self._is_full, self._tuning)
+        for row, reason in self._settle(step, tokens, over):  # after the books: who reads an ending may look into them
+            self._books.finish(row, reason)
+
+    def _take_all(
+        self, along: Along, sequences: tuple[Sequence, ...], rows: list[Row]
+    ) -> tuple[list[list[int]], dict[Sequence, FinishReason | None]]:
+        """The new tokens of each; and those that end with them, and why."""
         over: dict[Sequence, FinishReason | None] = {}
-        for sequence, row, token, score in zip(step.yields, rows, tokens, scored, strict=True):
+        now = self._clock()
+
+        def take(number: int, token: int, score: Scored | None) -> bool:
+            row, sequence = rows[number], sequences[number]
             row.num_cached = sequence.num_cached
             if not row.live:  # `close` has ended it meanwhile
                 over[sequence] = None
             elif reason := self._take(row, token, now, score):
                 over[sequence] = reason
-        for row, reason in self._settle(step, tokens, over):  # after the books: who reads an ending may look into them
-            self._books.finish(row, reason)
+            return sequence not in over
+
+        return along.take(take), over
 
     def _shares(self, step: Step) -> list[tuple[Row, float]]:
         """Seconds of each row's part of the step, by the measured costs: a decoding row takes longer than a prompt token."""
         costs = self._runner.costs
         each_s = costs.step_s / (len(step.decodes) + len(step.chunks))
-        shares = [(self._rows[sequence], each_s + costs.row_s) for sequence in step.decodes]
+        shares = [
+            (self._rows[sequence], each_s + costs.row_s + costs.guess_s * len(step.guesses.get(sequence, ()))) for sequence in step.decodes
+        ]
         return shares + [(self._rows[chunk.sequence], each_s + costs.prompt_token_s * (chunk.stop - chunk.start)) for chunk in step.chunks]
 
     def _take(self, row: Row, token: int, now: float, scored: Scored | None) -> FinishReason | None:
@@ -173,7 +188,7 @@ class SlotsEngine(ThreadedEngine):
             self._books.first_token(row, now)
         return row.take(token, now, scored)
 
-    def _settle(self, step: Step, tokens: list[int], over: dict[Sequence, FinishReason | None]) -> list[tuple[Row, FinishReason]]:
+    def _settle(self, step: Step, tokens: list[list[int]], over: dict[Sequence, FinishReason | None]) -> list[tuple[Row, FinishReason]]:
         """Free the slots of those that are over; their rows."""
         with self._news:
             self._scheduler.settle(step, tokens, over)

@@ -26,15 +26,20 @@ WEIGHT = 0.05  # of the newest step in the average
 
 @dataclass(frozen=True, slots=True)
 class Costs:
-    """Seconds of a step: of any, of each decoding row, of each prompt token."""
+    """Seconds of a step: of any, of each decoding row, of each prompt token, of each guessed token (lookup.py)."""
 
     step_s: float
     row_s: float
     prompt_token_s: float
+    guess_s: float
 
-    def seconds(self, num_rows: int, num_prompt: int) -> float:
+    def seconds(self, num_rows: int, num_prompt: int, num_guessed: int = 0) -> float:
         """What such a step takes."""
-        return self.step_s + self.row_s * num_rows + self.prompt_token_s * num_prompt
+        return self.step_s + self.row_s * num_rows + self.prompt_token_s * num_prompt + self.guess_s * num_guessed
+
+    def guess_price(self, num_rows: int) -> float:
+        """What a guessed token costs, in tokens of a step with so many rows."""
+        return self.guess_s / (self.step_s / num_rows + self.row_s)
 
 
 class Pace:
@@ -59,15 +64,18 @@ class Pace:
             chunk_tokens=chunk,
             max_live=self.max_live(tuning),
             starvation_s=tuning.batch_starvation_s,
+            max_guesses=tuning.prompt_lookup_tokens,
+            guess_price=self._costs.guess_price(max(num_rows, 1)),
         )
 
-    def observe(self, step: Step, seconds: float, interactive: bool, full: bool, tuning: ModelTuning) -> None:
-        """A step has run. `full`: somebody waits for one of the live rows to end."""
+    def observe(self, step: Step, seconds: float, num_new: int, interactive: bool, full: bool, tuning: ModelTuning) -> None:
+        """A step has run, and its sequences have got `num_new` tokens. `full`: somebody waits for one of the live rows to end."""
         num_rows = len(step.decodes)
-        num_prompt = step.num_tokens - num_rows
-        self._drift += WEIGHT * (seconds / self._costs.seconds(num_rows, num_prompt) - self._drift)
-        if tuning.target_itl_ms and interactive and not num_prompt:
-            self._follow(seconds * 1000 > tuning.target_itl_ms, full, tuning.max_batch_size)
+        expected_s = self._costs.seconds(num_rows, step.num_prompt, step.num_guessed)
+        self._drift += WEIGHT * (seconds / expected_s - self._drift)
+        if tuning.target_itl_ms and interactive and not step.num_prompt:
+            itl_ms = seconds * 1000 * num_rows / num_new  # of the mean row: right guesses bring several tokens at once
+            self._follow(itl_ms > tuning.target_itl_ms, full, tuning.max_batch_size)
 
     def _chunk(self, tuning: ModelTuning, num_rows: int) -> int:
         decode_s = self._costs.seconds(num_rows, 0)

@@ -15,16 +15,17 @@ import torch
 from torch import Tensor
 
 from serve_app.model import attention
-from serve_app.model.attention import Layout, Segment
 from serve_app.model.dense import Dense, fits
 from serve_app.model.kvcache import SlotCache
+from serve_app.model.layout import Layout, Segment
 from serve_app.model.linears import is_packed, kept_bytes, quick
 from serve_app.model.pace import Costs
 from serve_app.model.scheduler import Chunk, Sequence, Step
 from serve_app.model.support import attending, refuse_rotation, refuse_unsupported
 
 MEASURED_ROWS, MEASURED_CONTEXT, MEASURED_PROMPT, MEASURED_TIMES = 16, 200, 256, 4
-UNMEASURED = Costs(step_s=0.01, row_s=0.001, prompt_token_s=0.0005)
+MEASURED_GUESSES = 3
+UNMEASURED = Costs(step_s=0.01, row_s=0.001, prompt_token_s=0.0005, guess_s=0.0005)
 
 
 class Runner:
@@ -60,16 +61,18 @@ class Runner:
     def measure(self) -> None:
         """Set `costs`, from a few steps on slots that nobody uses yet. Takes about a second of the embedded model."""
         rows = min(MEASURED_ROWS, self.num_slots)
-        prompt, at = min(MEASURED_PROMPT, self.slot_tokens), min(MEASURED_CONTEXT, self.slot_tokens - 1)
+        prompt, at = min(MEASURED_PROMPT, self.slot_tokens), min(MEASURED_CONTEXT, self.slot_tokens - 1 - MEASURED_GUESSES)
         sequences = [Sequence(slot, [0] * at, 1, "batch", 0.0, slot=slot, token_ids=[0]) for slot in range(rows)]
         whole = Sequence(rows, [0] * prompt, 1, "batch", 0.0, slot=0)
         with self.attached():
             one_s = self._seconds(Step(decodes=tuple(sequences[:1])))
             all_s = self._seconds(Step(decodes=tuple(sequences)))
+            guessed_s = self._seconds(Step(decodes=tuple(sequences), guesses=dict.fromkeys(sequences, (0,) * MEASURED_GUESSES)))
             prompt_s = self._seconds(Step(chunks=(Chunk(whole, 0, prompt),)))
         row_s = max(all_s - one_s, 0.0) / max(rows - 1, 1)
         step_s = max(one_s - row_s, 0.0)
-        self.costs = Costs(step_s, row_s, max(prompt_s - step_s, prompt_s / 2) / prompt)
+        guess_s = max(guessed_s - all_s, 0.0) / (rows * MEASURED_GUESSES)
+        self.costs = Costs(step_s, row_s, max(prompt_s - step_s, prompt_s / 2) / prompt, guess_s)
 
     def _seconds(self, step: Step) -> float:
         """The best of a few times."""
@@ -81,11 +84,12 @@ class Runner:
         return min(times)
 
     def run(self, step: Step) -> Tensor:
-        """The fp32 logits [yields, vocabulary] of the step's sequences that get a token, in the order of `step.yields`."""
+        """The fp32 logits of the step's sequences that get a token, [those and the step's guesses, vocabulary], in the order of
+        `step.yields`: of each sequence what follows its last token, then what follows each of its guessed ones."""
         for copy in step.copies:
             self.cache.copy(copy.source, copy.target, copy.num_tokens)
         ids, positions, layout = self._packed(step)
-        wanted = list(range(len(step.decodes)))
+        wanted = list(range(len(layout.decodes)))
         for chunk, segment in zip(step.chunks, layout.segments, strict=True):
             if chunk.completes:
                 wanted.append(segment.offset + segment.stop - segment.start - 1)
@@ -101,8 +105,13 @@ class Runner:
         return logits
 
     def _packed(self, step: Step) -> tuple[list[int], list[int], Layout]:
-        decodes = [(_slot(sequence), len(sequence.prompt_ids) + len(sequence.token_ids) - 1) for sequence in step.decodes]
-        ids = [sequence.token_ids[-1] for sequence in step.decodes]
+        ids: list[int] = []
+        decodes: list[tuple[int, int]] = []
+        for sequence in step.decodes:
+            start = len(sequence.prompt_ids) + len(sequence.token_ids) - 1
+            new = (sequence.token_ids[-1], *step.guesses.get(sequence, ()))
+            ids += new
+            decodes += [(_slot(sequence), position) for position in range(start, start + len(new))]
         positions = [position for _, position in decodes]
         segments = []
         for chunk in step.chunks:

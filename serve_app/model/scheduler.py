@@ -9,9 +9,10 @@ from __future__ import annotations
 
 import heapq
 import itertools
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Mapping
 from collections.abc import Sequence as Tokens
 
+from serve_app.model.lookup import Lookup
 from serve_app.model.slots import Slots
 from serve_app.model.steps import TOKEN_BYTES, Chunk, Copy, Departure, Limits, Sequence, State, Step, pack
 
@@ -76,29 +77,31 @@ class Scheduler:
         ended = self._end_departed(now)
         decodes = tuple(sequence for sequence in self._running.values() if sequence.state == "decode")
         copies, chunks = self._plan_prefill(now, len(decodes))
-        self._planned = Step(tuple(copies), decodes, tuple(chunks))
+        self._planned = Step(tuple(copies), decodes, tuple(chunks), self._guess(decodes))
         return self._planned, ended
 
-    def settle(self, step: Step, tokens: Tokens[int], ended: Collection[Sequence]) -> None:
-        """The planned step has run. `tokens` come in the order of `step.yields`; `ended` are those whose answer is over, for any reason.
+    def settle(self, step: Step, tokens: Tokens[Tokens[int]], ended: Collection[Sequence]) -> None:
+        """The planned step has run. `tokens` come in the order of `step.yields`: of each sequence its next one, and behind a right guess
+        the one after it, and so on. `ended` are those whose answer is over, for any reason.
 
         Who has been failed since `plan` is passed over. ValueError, and nothing is changed, for a step that is not the planned one, for
-        a wrong number of tokens, and for a sequence that has all its tokens but is not in `ended`: one more might not fit into its slot.
+        wrong numbers of tokens, and for a sequence that has all its tokens but is not in `ended`: one more might not fit into its slot.
         """
         over = set(ended)
         self._refuse_settling(step, tokens, over)
         self._planned = None
         tokens_of = dict(zip(step.yields, tokens, strict=True))
-        computed = [(sequence, sequence.token_ids[-1:]) for sequence in step.decodes]
+        computed = [(sequence, [*sequence.token_ids[-1:], *tokens_of[sequence][:-1]]) for sequence in step.decodes]
         computed += [(chunk.sequence, chunk.sequence.prompt_ids[chunk.start : chunk.stop]) for chunk in step.chunks]
         for sequence, token_ids in computed:
             if sequence.slot is None:  # failed meanwhile
                 continue
             self._slots.write(sequence.slot, pack(token_ids))
             sequence.num_computed += len(token_ids)
-            if sequence in tokens_of:
-                sequence.token_ids.append(tokens_of[sequence])
+            if new := tokens_of.get(sequence):
+                sequence.token_ids += new
                 sequence.state = "decode"
+                _learn(sequence, step.guesses.get(sequence), new)
         for sequence in over:
             self._end(sequence)
 
@@ -176,6 +179,17 @@ class Scheduler:
         self._leaving.discard(sequence.number)
         sequence.slot, sequence.state = None, "ended"
 
+    def _guess(self, decodes: Iterable[Sequence]) -> Mapping[Sequence, tuple[int, ...]]:
+        """What may follow, of those of which something is known; never more than the answer may still have."""
+        guesses = {}
+        for sequence in decodes if self.tuning.max_guesses else ():
+            if sequence.lookup is None:
+                sequence.lookup = Lookup(itertools.chain(sequence.prompt_ids, sequence.token_ids))
+            most = min(self.tuning.max_guesses, sequence.max_tokens - len(sequence.token_ids) - 1)
+            if guess := sequence.lookup.guess(most, self.tuning.guess_price):
+                guesses[sequence] = guess
+        return guesses
+
     def _plan_prefill(self, now: float, num_decodes: int) -> tuple[list[Copy], list[Chunk]]:
         """Share the step's prefill among prompts in slots and those that wait, by rank.
 
@@ -234,15 +248,25 @@ class Scheduler:
         self._running[sequence.number] = self._waiting.pop(sequence.number)
         return True
 
-    def _refuse_settling(self, step: Step, tokens: Tokens[int], over: set[Sequence]) -> None:
+    def _refuse_settling(self, step: Step, tokens: Tokens[Tokens[int]], over: set[Sequence]) -> None:
         if step is not self._planned:
             raise ValueError("this is not the step that was planned last, or it has been settled; settle each step once, before the next")
         yields = step.yields
         if len(tokens) != len(yields):
-            raise ValueError(f"{len(tokens)} tokens for {len(yields)} sequences; give one for each of step.yields")
-        for sequence in yields:
-            if sequence.slot is not None and sequence not in over and len(sequence.token_ids) + 1 >= sequence.max_tokens:
+            raise ValueError(f"tokens of {len(tokens)} sequences for {len(yields)}; give those of each of step.yields")
+        for sequence, new in zip(yields, tokens, strict=True):
+            guess = step.guesses.get(sequence, ())
+            if not 1 <= len(new) <= 1 + len(guess) or tuple(new[:-1]) != guess[: len(new) - 1]:
+                raise ValueError(f"sequence {sequence.number} has got {list(new)}; it gets one token, and one more behind each right guess")
+            if sequence.slot is not None and sequence not in over and len(sequence.token_ids) + len(new) >= sequence.max_tokens:
                 raise ValueError(f"sequence {sequence.number} has all its {sequence.max_tokens} tokens; end it")
+
+
+def _learn(sequence: Sequence, guess: tuple[int, ...] | None, new: Tokens[int]) -> None:
+    if sequence.lookup is not None:
+        sequence.lookup.extend(new)
+        if guess:
+            sequence.lookup.learn(len(guess), len(new) - 1)
 
 
 def _must(holds: bool, otherwise: str) -> None:

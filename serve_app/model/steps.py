@@ -7,11 +7,12 @@ Tests: tests/fast/test_scheduler.py.
 from __future__ import annotations
 
 from array import array
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Literal
 
 from serve_app.messages import Priority
+from serve_app.model.lookup import Lookup
 
 State = Literal["waiting", "prefill", "decode", "ended"]
 Departure = Literal["cancelled", "deadline"]
@@ -28,7 +29,8 @@ class Sequence:
     """One generation. The fields from `slot` on are the scheduler's, and read-only for everybody else; `priority` rises by `promote`.
 
     The KV of the token sampled last is not computed yet. The step that decodes this sequence computes it, for the token `token_ids[-1]` at
-    the position `num_computed`, and samples the next one. So `num_computed` is `len(prompt_ids) + len(token_ids) - 1` all through "decode":
+    the position `num_computed`, and samples the next one, and with right guesses (lookup.py) more. So `num_computed` is
+    `len(prompt_ids) + len(token_ids) - 1` all through "decode":
 
         prompt_ids                    token_ids
         [0 ....................... p) [p ........... p+g-1) p+g-1
@@ -46,6 +48,7 @@ class Sequence:
     num_computed: int = 0  # positions [0, num_computed) have their KV in the slot
     token_ids: list[int] = field(default_factory=list)
     state: State = "waiting"
+    lookup: Lookup | None = None  # while it decodes and guesses are wanted
     packed: bytes = field(init=False, repr=False)  # the prompt, for the search of prefixes
 
     def __post_init__(self) -> None:
@@ -77,16 +80,25 @@ class Chunk:
 
 @dataclass(frozen=True, slots=True)
 class Step:
-    """What to do now: the copies one after the other, in order, then all decodes and chunks in any order or at once."""
+    """What to do now: the copies one after the other, in order, then all decodes and chunks in any order or at once.
+
+    `guesses`: for some of the decodes, what may follow its last token, computed along at the positions behind it.
+    """
 
     copies: tuple[Copy, ...] = ()
     decodes: tuple[Sequence, ...] = ()
     chunks: tuple[Chunk, ...] = ()
+    guesses: Mapping[Sequence, tuple[int, ...]] = field(default_factory=dict)
 
     @property
-    def num_tokens(self) -> int:
-        """Positions to compute."""
-        return len(self.decodes) + sum(chunk.stop - chunk.start for chunk in self.chunks)
+    def num_prompt(self) -> int:
+        """Prompt positions to compute."""
+        return sum(chunk.stop - chunk.start for chunk in self.chunks)
+
+    @property
+    def num_guessed(self) -> int:
+        """Guessed tokens to compute."""
+        return sum(map(len, self.guesses.values()))
 
     @property
     def is_empty(self) -> bool:
@@ -95,7 +107,7 @@ class Step:
 
     @property
     def yields(self) -> tuple[Sequence, ...]:
-        """The sequences that get a token from this step: decodes first, then completed prompts."""
+        """The sequences that get a token or more from this step: decodes first, then completed prompts."""
         return (*self.decodes, *(chunk.sequence for chunk in self.chunks if chunk.completes))
 
 
@@ -106,6 +118,7 @@ class Limits:
     `token_budget`: positions that a step computes. `chunk_tokens`: prompt positions that a step computes, of all its prompts together.
     `max_live`: sequences that run at once; more than there are slots is as good as all slots. `starvation_s`: a batch sequence that came
     longer ago counts as interactive. `min_prefix`: a shorter shared prefix is computed, not reused, for it does not pay for a copy.
+    `max_guesses`: guessed tokens of a sequence in a step, where each is worth its `guess_price` (lookup.py).
     """
 
     token_budget: int
@@ -113,6 +126,8 @@ class Limits:
     max_live: int
     starvation_s: float
     min_prefix: int = 16
+    max_guesses: int = 0
+    guess_price: float = 0.0
 
     def __post_init__(self) -> None:
         for name in ("token_budget", "chunk_tokens", "max_live", "min_prefix"):

@@ -19,8 +19,8 @@ from torch import Tensor
 
 from serve_app.errors import ModelLoadError
 from serve_app.model import attention
-from serve_app.model.attention import Layout, Segment
 from serve_app.model.kvcache import SlotCache, shape_of
+from serve_app.model.layout import Layout, Segment
 
 PROBE = "slots-probe"
 KNOWN = {"layout", "scaling", "is_causal", "sliding_window", "softcap"}  # options that attention.py honours

@@ -43,7 +43,8 @@ class FakeRunner:
         writes = []
         for sequence in step.decodes:
             assert sequence.slot is not None
-            writes.append((sequence.slot, sequence.num_computed, sequence.prompt_ids + sequence.token_ids))
+            known = sequence.prompt_ids + sequence.token_ids
+            writes.append((sequence.slot, sequence.num_computed, known + list(step.guesses.get(sequence, ()))))
         for chunk in step.chunks:
             assert chunk.sequence.slot is not None
             writes.append((chunk.sequence.slot, chunk.start, chunk.sequence.prompt_ids[: chunk.stop]))
@@ -83,16 +84,28 @@ class World:
         return step
 
     def step(self, stop: Collection[Sequence] = (), token: int | None = None, seconds: float = 1.0) -> Step:
-        """Plan, run, settle. Everybody gets `token`, or one at random; those in `stop`, and those with all their tokens, end."""
+        """Plan, run, settle. Everybody gets `token`, or one at random, and one more behind each right guess; those in `stop` end, and those
+        with all their tokens."""
         step = self.plan()
         self.runner.run(step)
-        over = [sequence for sequence in step.yields if sequence in stop or len(sequence.token_ids) + 1 == sequence.max_tokens]
-        self.scheduler.settle(step, [self._samples.randrange(2) if token is None else token for _ in step.yields], over)
+        tokens = {sequence: self._choose(step.guesses.get(sequence, ()), token) for sequence in step.yields}
+        over = [
+            sequence for sequence in tokens if sequence in stop or len(sequence.token_ids) + len(tokens[sequence]) == sequence.max_tokens
+        ]
+        self.scheduler.settle(step, list(tokens.values()), over)
         for sequence in over:
             self._end(sequence, "stop" if sequence in stop else "length")
         self.scheduler.check()
         self.now += seconds
         return step
+
+    def _choose(self, guess: tuple[int, ...], token: int | None) -> list[int]:
+        chosen = []
+        for guessed in (*guess, None):
+            chosen.append(self._samples.randrange(2) if token is None else token)
+            if chosen[-1] != guessed:
+                break
+        return chosen
 
     def break_step(self, seed: int, rate: float = 0.5) -> None:
         """The next step breaks, and some of its sequences fail for it, or all."""
@@ -131,7 +144,10 @@ class World:
     def _judge(self, step: Step, admitted: list[Sequence]) -> None:
         tuning, running = self.scheduler.tuning, self.scheduler.running
         chunked = [chunk.sequence for chunk in step.chunks]
-        num_prefill = step.num_tokens - len(step.decodes)
+        num_prefill = step.num_prompt
+        assert step.guesses.keys() <= set(step.decodes)
+        for sequence, guess in step.guesses.items():
+            assert 1 <= len(guess) <= min(tuning.max_guesses, sequence.max_tokens - len(sequence.token_ids) - 1)
         assert set(step.decodes) == {sequence for sequence in running if sequence.state == "decode"}
         assert num_prefill <= min(tuning.chunk_tokens, max(tuning.token_budget - len(step.decodes), MIN_PREFILL_TOKENS))
         unread = sum(len(sequence.prompt_ids) - sequence.num_computed for sequence in running if sequence.state == "prefill")

@@ -10,9 +10,9 @@ import torch
 from torch import Tensor
 
 from serve_app.errors import ModelLoadError
-from serve_app.model import attention
-from serve_app.model.attention import Layout, Segment
+from serve_app.model import attention, layout
 from serve_app.model.kvcache import SlotCache, bytes_per_slot, num_slots_in
+from serve_app.model.layout import Layout, Segment
 
 HEADS, KV_HEADS, DIM, SLOT_TOKENS, PAGE = 6, 2, 8, 100, 16
 CONFIG = SimpleNamespace(num_hidden_layers=2, num_key_value_heads=KV_HEADS, num_attention_heads=HEADS, head_dim=DIM, hidden_size=48)
@@ -50,7 +50,7 @@ def test_every_packed_token_attends_to_its_own_slot_up_to_itself(
     if fused:  # what a GPU runs
         monkeypatch.setattr(attention, "_decode", lambda *words: attention._decode_fused(*words[:-1]))  # without the cap of the scores
         monkeypatch.setattr(attention, "_prefill", lambda *words: attention._prefill_fused(*words[:-1]))
-    monkeypatch.setattr(attention, "QUERIES", 7)
+    monkeypatch.setattr(layout, "QUERIES", 7)
     torch.manual_seed(seed)
     choose = random.Random(seed)
     num_slots = choose.choice([8, 40])  # in 40 slots the used ones are far from each other
@@ -59,7 +59,8 @@ def test_every_packed_token_attends_to_its_own_slot_up_to_itself(
     decoding, prefilling = slots[: choose.randint(0, 5)], slots[5:]
     history = fill(cache, {slot: choose.randint(0 if slot in prefilling else 1, 60) for slot in slots})
     lengths = {slot: choose.randint(1, 30) for slot in prefilling}
-    decodes = [(slot, len(history[slot][0])) for slot in decoding]
+    guesses = {slot: choose.choice([0, 0, 1, 4]) for slot in decoding}
+    decodes = [(slot, len(history[slot][0]) + more) for slot in decoding for more in range(1 + guesses[slot])]
     segments, offset = [], len(decodes)
     for slot, num in lengths.items():
         start = len(history[slot][0])
@@ -67,7 +68,7 @@ def test_every_packed_token_attends_to_its_own_slot_up_to_itself(
         offset += num
     query, key, value = (torch.randn(offset, heads, DIM) for heads in (HEADS, KV_HEADS, KV_HEADS))
     out = attention.run(query, key, value, Layout(cache, decodes, segments), 1, window, SCALING)
-    packed = [(slot, [index]) for index, (slot, _) in enumerate(decodes)]
+    packed = [(slot, [index for index, (other, _) in enumerate(decodes) if other == slot]) for slot in decoding]
     packed += [(segment.slot, list(range(segment.packed.start, segment.packed.stop))) for segment in segments]
     for slot, indices in packed:
         keys, values = (torch.cat([old, new[indices]]) for old, new in zip(history[slot], (key, value), strict=True))

@@ -150,7 +150,7 @@ def test_a_text_of_several_tokens_shares_its_gap_and_one_of_none_has_none() -> N
 def test_with_chunking_off_a_prompt_is_one_step_beside_somebody_who_waits() -> None:
     for configured in (ModelTuning(), ModelTuning(target_itl_ms=20.0)):
         tuning, longest = whole(configured, 1024)
-        pace = Pace(Costs(step_s=0.01, row_s=0.0, prompt_token_s=0.001), longest)
+        pace = Pace(Costs(step_s=0.01, row_s=0.0, prompt_token_s=0.001, guess_s=0.001), longest)
         assert pace.limits(tuning, 16, interactive=True).chunk_tokens == 1024
         assert pace.limits(configured, 16, interactive=True).chunk_tokens < 100
 

@@ -8,7 +8,7 @@ from serve_app.model.pace import MAX_CHUNK, MIN_CHUNK, SLOWDOWN, WINDOW, Costs, 
 from serve_app.model.steps import Chunk, Sequence, Step
 from serve_app.settings import ModelTuning
 
-COSTS = Costs(step_s=0.005, row_s=0.001, prompt_token_s=0.0004)  # of the simulated engine
+COSTS = Costs(step_s=0.005, row_s=0.001, prompt_token_s=0.0004, guess_s=0.0005)  # of the simulated engine
 
 
 def sequence(number: int) -> Sequence:
@@ -21,7 +21,7 @@ def step(num_decodes: int, num_prompt: int = 0) -> Step:
 
 
 def seconds(work: Step) -> float:
-    return COSTS.seconds(len(work.decodes), work.num_tokens - len(work.decodes))
+    return COSTS.seconds(len(work.decodes), work.num_prompt)
 
 
 def decode(pace: Pace, tuning: ModelTuning, num_steps: int, wanting: int) -> int:
@@ -29,7 +29,7 @@ def decode(pace: Pace, tuning: ModelTuning, num_steps: int, wanting: int) -> int
     for _ in range(num_steps):
         num = min(pace.max_live(tuning), wanting)
         work = step(num)
-        pace.observe(work, seconds(work), interactive=True, full=wanting > num, tuning=tuning)
+        pace.observe(work, seconds(work), num, interactive=True, full=wanting > num, tuning=tuning)
     return min(pace.max_live(tuning), wanting)
 
 
@@ -54,7 +54,7 @@ def test_a_machine_that_became_slower_takes_smaller_chunks_for_the_same_target()
     pace, tuning = Pace(COSTS), ModelTuning(target_itl_ms=100)
     for num_prompt in (0, 100) * 100:
         work = step(16, num_prompt)
-        pace.observe(work, 2 * seconds(work), interactive=False, full=False, tuning=tuning)
+        pace.observe(work, 2 * seconds(work), 16, interactive=False, full=False, tuning=tuning)
     chunk = pace.limits(tuning, 16, interactive=True).chunk_tokens
     assert 2 * seconds(step(16, chunk)) == pytest.approx(0.1, rel=0.02)
 

@@ -60,9 +60,16 @@ class Traffic(RuleBasedStateMachine):
     def break_step(self, seed: int) -> None:
         self.world.break_step(seed)
 
-    @rule(max_live=st.integers(1, 8), token_budget=st.integers(1, 40), chunk_tokens=st.integers(1, 40), min_prefix=st.integers(1, 8))
-    def tune(self, max_live: int, token_budget: int, chunk_tokens: int, min_prefix: int) -> None:
-        self.world.scheduler.tuning = Limits(token_budget, chunk_tokens, max_live, self.world.scheduler.tuning.starvation_s, min_prefix)
+    @rule(
+        max_live=st.integers(1, 8),
+        token_budget=st.integers(1, 40),
+        chunk_tokens=st.integers(1, 40),
+        min_prefix=st.integers(1, 8),
+        max_guesses=st.integers(0, 5),
+    )
+    def tune(self, max_live: int, token_budget: int, chunk_tokens: int, min_prefix: int, max_guesses: int) -> None:
+        starvation_s = self.world.scheduler.tuning.starvation_s
+        self.world.scheduler.tuning = Limits(token_budget, chunk_tokens, max_live, starvation_s, min_prefix, max_guesses)
 
     @rule(seed=st.integers(0, 999), rate=st.sampled_from([0.2, 1.0]))
     def fail(self, seed: int, rate: float) -> None:
@@ -90,7 +97,7 @@ TestTraffic.settings = settings(max_examples=150, stateful_step_count=30, deadli
 @pytest.mark.parametrize("seed", range(4))
 def test_thousands_of_arrivals_cancellations_and_failures_leak_no_slot(seed: int) -> None:
     random = Random(seed)
-    world = World(num_slots=random.randint(2, 8))
+    world = World(num_slots=random.randint(2, 8), max_guesses=seed)
     while len(world.arrived) < 1000:
         for _ in range(random.randrange(4)):
             within_s = random.choice([None, None, random.randint(0, 60)])
@@ -151,7 +158,7 @@ def test_a_prompt_is_prefilled_in_chunks_beside_the_decodes() -> None:
     assert world.step() == Step(decodes=(talker,), chunks=(Chunk(reader, 8, 16),))
     last = world.step()
     assert last == Step(decodes=(talker,), chunks=(Chunk(reader, 16, 20),))
-    assert (last.num_tokens, last.yields) == (5, (talker, reader))
+    assert (last.num_prompt, last.yields) == (4, (talker, reader))
     assert (reader.state, reader.num_computed, len(reader.token_ids)) == ("decode", 20, 1)
     assert world.step() == Step(decodes=(talker, reader))
     assert (reader.num_computed, len(reader.token_ids)) == (21, 2)
@@ -237,7 +244,7 @@ def test_a_sequence_that_failed_between_plan_and_settle_gets_no_token() -> None:
     bad, good = world.arrive([1, 2, 3, 4]), world.arrive([5])
     step = world.plan()
     world.scheduler.fail([bad, bad])
-    world.scheduler.settle(step, [9, 9], [bad])
+    world.scheduler.settle(step, [[9], [9]], [bad])
     world.scheduler.check()
     assert (bad.token_ids, good.token_ids, world.scheduler.running) == ([], [9], [good])
 
@@ -262,12 +269,33 @@ def test_a_step_is_settled_once_with_a_token_for_each_and_nobody_beyond_the_limi
     world = World()
     sequence = world.arrive([1], max_tokens=1)
     step = world.plan()
-    for wrong, tokens, says in ((Step(), [], "not the step"), (step, [], "0 tokens for 1"), (step, [5], "has all its 1 tokens")):
+    for wrong, tokens, says in (
+        (Step(), [], "not the step"),
+        (step, [], "tokens of 0 sequences for 1"),
+        (step, [[5]], "has all its 1 tokens"),
+    ):
         with pytest.raises(ValueError, match=says):
             world.scheduler.settle(wrong, tokens, [])
-    world.scheduler.settle(step, [5], [sequence])
+    world.scheduler.settle(step, [[5]], [sequence])
     with pytest.raises(ValueError, match="not the step"):
-        world.scheduler.settle(step, [5], [sequence])
+        world.scheduler.settle(step, [[5]], [sequence])
+
+
+def test_what_stood_before_is_guessed_again_and_right_guesses_save_steps() -> None:
+    world = World(max_guesses=3)
+    sequence = world.arrive([4, 5, 6, 9, 4, 5], max_tokens=6)
+    step = world.plan()
+    world.scheduler.settle(step, [[6]], [])
+    step = world.plan()
+    assert step.guesses == {sequence: (9, 4, 5)}
+    with pytest.raises(ValueError, match=r"has got \[9, 7, 5\]"):
+        world.scheduler.settle(step, [[9, 7, 5]], [])
+    world.scheduler.settle(step, [[9, 4, 7]], [])
+    world.scheduler.check()
+    assert (sequence.token_ids, sequence.num_computed) == ([6, 9, 4, 7], 9)
+    assert world.plan().guesses == {}
+    world.scheduler.settle(world.plan(), [[4]], [])
+    assert world.plan().guesses == {}, "one more token is the last one, and nothing follows it"
 
 
 @pytest.mark.parametrize("name", ["token_budget", "chunk_tokens", "max_live", "min_prefix"])
@@ -296,6 +324,6 @@ def test_check_finds_damage(damage: str) -> None:
 def test_an_idle_scheduler_plans_nothing() -> None:
     scheduler = Scheduler(2, 48, LIMITS)
     step, ended = scheduler.plan(0.0)
-    assert (step.is_empty, step.num_tokens, ended) == (True, 0, [])
+    assert (step.is_empty, step.num_prompt, ended) == (True, 0, [])
     scheduler.settle(step, [], [])
     scheduler.check()

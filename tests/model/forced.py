@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from collections.abc import Sequence as Many
 from typing import Any
 
@@ -9,6 +10,7 @@ import torch
 from torch import Tensor
 from transformers import DynamicCache
 
+from serve_app.model.lookup import Lookup
 from serve_app.model.runner import Runner
 from serve_app.model.scheduler import Limits, Scheduler, Sequence
 
@@ -32,21 +34,40 @@ def own_logits(model: Any, pairs: Many[Pair], pad_id: int) -> list[Tensor]:
     return list(torch.stack(steps, 1))
 
 
-def slots_logits(runner: Runner, pairs: Many[Pair], chunk_tokens: int = 512) -> list[Tensor]:
-    """Of rows that run together in one slot each: per pair fp32 [continuation, vocabulary]."""
-    scheduler = Scheduler(runner.num_slots, runner.slot_tokens, Limits(chunk_tokens + len(pairs), chunk_tokens, len(pairs), 30.0))
+class Told(Lookup):
+    """Guesses that are right: a number of tokens that changes from step to step."""
+
+    def __init__(self, continuation: list[int]) -> None:
+        super().__init__(())
+        self._left = list(continuation)
+
+    def extend(self, token_ids: Iterable[int]) -> None:
+        for _ in token_ids:
+            del self._left[0]
+
+    def guess(self, most: int, price: float) -> tuple[int, ...]:
+        return tuple(self._left[: min(most, len(self._left) % 4)])
+
+
+def slots_logits(runner: Runner, pairs: Many[Pair], chunk_tokens: int = 512, max_guesses: int = 0) -> list[Tensor]:
+    """Of rows that run together in one slot each: per pair fp32 [continuation, vocabulary]. With guesses, several of a row in a step."""
+    limits = Limits(chunk_tokens + len(pairs), chunk_tokens, len(pairs), 30.0, max_guesses=max_guesses)
+    scheduler = Scheduler(runner.num_slots, runner.slot_tokens, limits)
     continuations = {}
     for number, (prompt, continuation) in enumerate(pairs):
         sequence = Sequence(number, prompt, len(continuation), "interactive", float(number))
+        sequence.lookup = Told(continuation)
         scheduler.add(sequence)
         continuations[sequence] = continuation
     steps: dict[Sequence, list[Tensor]] = {sequence: [] for sequence in continuations}
     with runner.attached():
         while scheduler.waiting or scheduler.running:
             step, _ = scheduler.plan(0.0)
-            for sequence, logits in zip(step.yields, runner.run(step), strict=True):
-                steps[sequence].append(logits)
-            tokens = [continuations[sequence][len(sequence.token_ids)] for sequence in step.yields]
-            over = [sequence for sequence in step.yields if len(sequence.token_ids) + 1 == sequence.max_tokens]
+            numbers = [1 + len(step.guesses.get(sequence, ())) for sequence in step.yields]
+            tokens = []
+            for sequence, logits in zip(step.yields, runner.run(step).split(numbers), strict=True):
+                steps[sequence] += logits
+                tokens.append(continuations[sequence][len(sequence.token_ids) :][: len(logits)])
+            over = [sequence for sequence in step.yields if len(steps[sequence]) == sequence.max_tokens]
             scheduler.settle(step, tokens, over)
     return [torch.stack(logits) for logits in steps.values()]

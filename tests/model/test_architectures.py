@@ -82,8 +82,17 @@ class Mixture:
     def _step(self) -> None:
         step, departed = self._scheduler.plan(0.0)
         self.num_left += len(departed)
-        tokens = [] if step.is_empty else self._runner.run(step).argmax(-1).tolist()
-        over = [sequence for sequence in step.yields if len(sequence.token_ids) + 1 == sequence.max_tokens]
+        best = [] if step.is_empty else self._runner.run(step).argmax(-1).tolist()
+        tokens, at = [], 0
+        for sequence in step.yields:
+            guess = step.guesses.get(sequence, ())
+            own = best[at : at + 1 + len(guess)]
+            num_right = next((number for number, token in enumerate(guess) if token != own[number]), len(guess))
+            tokens.append(own[: num_right + 1])
+            at += 1 + len(guess)
+        over = [
+            sequence for sequence, new in zip(step.yields, tokens, strict=True) if len(sequence.token_ids) + len(new) == sequence.max_tokens
+        ]
         self._scheduler.settle(step, tokens, over)
         self._scheduler.check()
 
@@ -96,7 +105,8 @@ class Mixture:
 
     def _limits(self) -> Limits:
         chunk = self._random.choice([7, 7, 16, 33, 300])
-        return Limits(chunk + 4, chunk, max_live=self._random.randint(2, 4), starvation_s=30.0, min_prefix=self._random.choice([2, 16]))
+        live, prefix, guesses = self._random.randint(2, 4), self._random.choice([2, 16]), self._random.choice([0, 1, 5])
+        return Limits(chunk + 4, chunk, live, starvation_s=30.0, min_prefix=prefix, max_guesses=guesses)
 
     def _words(self, count: int) -> list[int]:
         return [self._random.randrange(2, VOCABULARY) for _ in range(count)]
@@ -112,6 +122,17 @@ def test_in_random_mixtures_every_sequence_gets_its_own_tokens(kind: str) -> Non
     complete = sum(len(sequence.token_ids) == sequence.max_tokens for sequence in mixture.arrived)
     assert complete + mixture.num_left >= 30 > complete > 15
     assert sum(sequence.num_cached > 0 for sequence in mixture.arrived) > 3
+
+
+@every_family
+def test_several_tokens_of_a_row_in_one_step_have_the_logits_of_single_steps(kind: str) -> None:
+    model, random = network(kind), Random(2)
+    pairs = [
+        ([random.randrange(2, VOCABULARY) for _ in range(length)], random.choices(range(2, VOCABULARY), k=32)) for length in (3, 40, 61)
+    ]
+    singly, along = (slots_logits(paged(model), pairs, max_guesses=most) for most in (0, 3))
+    for one, other in zip(singly, along, strict=True):
+        torch.testing.assert_close(other, one, rtol=1e-4, atol=1e-4)
 
 
 @every_family

@@ -150,7 +150,7 @@ def _runner_decode(runner: Runner, ids: list[int], num_steps: int) -> float:
             if not step.chunks and not num_done:
                 began_at = time.perf_counter()
             tokens = runner.run(step).argmax(-1).tolist()
-            scheduler.settle(step, tokens, ())
+            scheduler.settle(step, [[token] for token in tokens], ())
             num_done += not step.chunks
         return (time.perf_counter() - began_at) / num_steps
 
