@@ -81,7 +81,7 @@ def test_one_at_a_time_gets_every_eighth_request_with_the_mean_length_of_all() -
 def test_arms_are_named_and_keep_their_order() -> None:
     assert [arm.name for arm in ARMS] == [
         *("one", "static-4", "static-8", "static-16", "static-32", "plain"),
-        *("slots-16", "slots-32", "slots-64"),
+        *("slots-16", "slots-32", "slots-64", "unguessed-32"),
     ]
     assert arms_named(()) == ARMS
     assert arms_named(("slots-16", "one")) == (ONE, SLOTS[16])
@@ -103,14 +103,16 @@ def test_plain_takes_the_best_static_size() -> None:
 
 
 def test_ratios_pair_what_ran_in_the_same_round() -> None:
+    unguessed = Arm("unguessed", 32)
     rounds = [
-        {ONE: result(1), STATIC[4]: result(3), STATIC[8]: result(4), PLAIN: result(4), SLOTS[16]: result(8)},
+        {ONE: result(1), STATIC[4]: result(3), STATIC[8]: result(4), PLAIN: result(4), SLOTS[16]: result(8), unguessed: result(5)},
         {SLOTS[16]: result(3), PLAIN: result(2), STATIC[8]: result(1), ONE: result(0.5)},  # the machine was slow
         {ONE: result(1), STATIC[8]: result(4), PLAIN: result(5), SLOTS[16]: result(10)},
     ]
     assert ratios(rounds) == {
         "slots_vs_static": 2.5,
         "slots_vs_one": 8.0,
+        "slots_vs_unguessed": 1.6,
         "static_vs_one": 4.0,
         "static_vs_plain": 0.8,
         "best_static": 8,
@@ -120,7 +122,7 @@ def test_ratios_pair_what_ran_in_the_same_round() -> None:
 
 def test_a_ratio_without_a_side_is_null() -> None:
     assert ratios([{SLOTS[16]: result(2)}]) == {
-        **dict.fromkeys(("slots_vs_static", "slots_vs_one", "static_vs_one", "static_vs_plain", "best_static")),
+        **dict.fromkeys(("slots_vs_static", "slots_vs_one", "slots_vs_unguessed", "static_vs_one", "static_vs_plain", "best_static")),
         "best_slots": 16,
     }
 

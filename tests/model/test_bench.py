@@ -27,7 +27,7 @@ from tests.model.conftest import Embedded
 pytestmark = pytest.mark.model
 
 SHIPPED = pathlib.Path(__file__).parents[2] / "serve_config.yaml"
-FOUR = {"slots_vs_static", "slots_vs_one", "static_vs_one", "static_vs_plain"}
+FIVE = {"slots_vs_static", "slots_vs_one", "slots_vs_unguessed", "static_vs_one", "static_vs_plain"}
 
 
 @pytest.fixture
@@ -66,7 +66,10 @@ def test_the_whole_command_gives_progress_a_table_and_a_document(embedded: Embed
         assert {arm: each["requests"] for arm, each in found.items()} == {arm: 1 if arm == "one" else 2 for arm in found}
         assert all(each["peak_rss_bytes"] > embedded.loaded.card.weights_bytes for each in found.values())
         assert all(each["itl_p99_ms"] >= each["itl_p50_ms"] > 0 for arm, each in found.items() if arm != "plain")
-        assert {each for each in FOUR if ratios[each] is None} == (set() if name == "articles" else {"static_vs_plain"})
+        assert {each for each in FIVE if ratios[each] is None} == {
+            "slots_vs_unguessed",
+            *(() if name == "articles" else ("static_vs_plain",)),
+        }
     assert found["slots-16"]["cached_token_share"] > 0.4  # the second chat copies the system prompt of the first
 
 

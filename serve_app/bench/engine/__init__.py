@@ -15,12 +15,12 @@ The document, whose parts are there where their workload was asked for:
                   of what) and, of articles, articles_per_min
     steps         prefill tokens/s by the form of the weights, seconds of a decode step of the slots' runner and of `generate`
     interference  chunked, whole: the streams' ITL, the arriving prompts' TTFT
-    ratios        articles, skewed, chat: {slots_vs_static, slots_vs_one, static_vs_one, static_vs_plain, best_static, best_slots};
-                  steps: {unpacked_vs_fused, kept_vs_fused, runner_vs_fused, decode_generate_vs_runner};
+    ratios        articles, skewed, chat: {slots_vs_static, slots_vs_one, slots_vs_unguessed, static_vs_one, static_vs_plain, best_static,
+                  best_slots}; steps: {unpacked_vs_fused, kept_vs_fused, runner_vs_fused, decode_generate_vs_runner};
                   interference: {itl_p50_whole_vs_chunked, itl_p95_whole_vs_chunked, itl_p99_whole_vs_chunked}
 
 A ratio is the median of the rounds in which both sides ran, each round's taken by itself, because the machine's speed drifts; null where a
-side is missing. After the first round only the best static size and the best slots size of that round run again, `one` and `plain` too.
+side is missing. After the first round only the best static size and the best slots size of that round run again, and the other arms.
 `one` runs on every eighth request only, in the order of their lengths, and its rate is requests per second on these.
 Tests: tests/fast/test_bench_engine.py, tests/model/test_bench.py.
 """

@@ -129,7 +129,9 @@ def _plain(loaded: LoadedModel, arm: Arm, requests: Sequence[Generate]) -> Resul
 
 def _engine(bench: Bench, arm: Arm, workload: Workload, requests: Sequence[Generate]) -> Result:
     tuning = bench.tuning.model_copy(update={"max_batch_size": arm.batch_size, "max_waiting": len(requests)})
-    if arm.kind == "slots":
+    if arm.kind == "unguessed":
+        tuning = tuning.model_copy(update={"prompt_lookup_tokens": 0})
+    if arm.engine == "slots":
         runner = bench.runner(arm.batch_size, slot_tokens(bench.loaded, workload))
         engine: Engine = SlotsEngine(bench.loaded, tuning, Metrics(), runner=runner)
     else:

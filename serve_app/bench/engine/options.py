@@ -8,7 +8,7 @@ from typing import Literal
 
 from serve_app.messages import Priority
 
-Kind = Literal["one", "static", "plain", "slots"]
+Kind = Literal["one", "static", "plain", "slots", "unguessed"]
 Load = Literal["articles", "skewed", "chat"]
 LOADS: tuple[Load, ...] = ("articles", "skewed", "chat")
 WORKLOADS = (*LOADS, "steps", "interference")
@@ -37,8 +37,8 @@ class Arm:
 
     @property
     def engine(self) -> str:
-        """Who generates: `one` is the static engine with batches of one."""
-        return "static" if self.kind == "one" else self.kind
+        """Who generates: `one` is the static engine with batches of one, `unguessed` the slots engine without prompt lookup."""
+        return {"one": "static", "unguessed": "slots"}.get(self.kind, self.kind)
 
 
 # Plain comes behind the static sizes, because it takes the best of them.
@@ -47,6 +47,7 @@ ARMS = (
     *(Arm("static", size) for size in (4, 8, 16, 32)),
     Arm("plain", 0),
     *(Arm("slots", size) for size in (16, 32, 64)),
+    Arm("unguessed", 32),
 )
 
 

@@ -15,6 +15,7 @@ from serve_app.bench.engine.options import Arm, Kind
 RATIOS: dict[str, tuple[Kind, Kind]] = {
     "slots_vs_static": ("slots", "static"),
     "slots_vs_one": ("slots", "one"),
+    "slots_vs_unguessed": ("slots", "unguessed"),
     "static_vs_one": ("static", "one"),
     "static_vs_plain": ("static", "plain"),
 }
@@ -80,7 +81,7 @@ def medians(rounds: Sequence[Round]) -> list[tuple[Arm, int, dict[str, Any]]]:
 
 def ratios(rounds: Sequence[Round]) -> dict[str, float | int | None]:
     """Each kind at its best size of the first round."""
-    arms: dict[str, Arm | None] = {kind: best(rounds[0], kind) for kind in ("one", "static", "plain", "slots")}
+    arms: dict[str, Arm | None] = {kind: best(rounds[0], kind) for kind in ("one", "static", "plain", "slots", "unguessed")}
     found: dict[str, float | int | None] = {name: _ratio(rounds, arms[mine], arms[other]) for name, (mine, other) in RATIOS.items()}
     for kind in ("static", "slots"):
         arm = arms[kind]

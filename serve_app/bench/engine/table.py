@@ -6,11 +6,12 @@ from collections.abc import Iterator
 from typing import Any
 
 HEAD = (
-    f"{'arm':<9} {'requests/s':>10} {'articles/min':>12} {'prompt tok/s':>12} {'output tok/s':>12} {'TTFT p50':>9} "
+    f"{'arm':<12} {'requests/s':>10} {'articles/min':>12} {'prompt tok/s':>12} {'output tok/s':>12} {'TTFT p50':>9} "
     f"{'ITL p50':>8} {'p95':>7} {'p99':>7} {'wasted':>6} {'cached':>6} {'peak MB':>7} {'rounds':>6}"
 )
 WORDS = {
     "slots_vs_static": "slots against static batches",
+    "slots_vs_unguessed": "slots with prompt lookup against without",
     "slots_vs_one": "slots against one at a time",
     "static_vs_one": "static batches against one at a time",
     "static_vs_plain": "static batches against plain generate",
@@ -38,7 +39,7 @@ def _workload(name: str, part: dict[str, Any]) -> Iterator[str]:
     yield HEAD
     for arm in part["arms"]:
         yield (
-            f"{_label(arm):<9} {arm['requests_per_s']:>10.2f} {_number(arm.get('articles_per_min'), 1):>12} "
+            f"{_label(arm):<12} {arm['requests_per_s']:>10.2f} {_number(arm.get('articles_per_min'), 1):>12} "
             f"{arm['prompt_tokens_per_s']:>12.0f} "
             f"{arm['completion_tokens_per_s']:>12.1f} {_number(arm['ttft_p50_s'], 2, ' s'):>9} {_number(arm['itl_p50_ms'], 0, ' ms'):>8} "
             f"{_number(arm['itl_p95_ms'], 0):>7} {_number(arm['itl_p99_ms'], 0):>7} {_percent(arm['wasted_row_share']):>6} "
