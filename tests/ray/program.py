@@ -16,6 +16,8 @@ import httpx
 import psutil
 import yaml
 
+from serve_app.program.runfile import RunFile
+
 REPOSITORY = pathlib.Path(__file__).parents[2]
 START_S = 600  # the first start on a loaded machine converts and quantises the weights
 STOP_S = 15
@@ -129,6 +131,11 @@ class Program:
     def replicas(self, deployment: str) -> list[psutil.Process]:
         """The processes of a deployment's replicas."""
         return self.named(f"ray::ServeReplica:frugal-serve:{deployment}")
+
+    def has_started(self) -> bool:
+        """Whether the launcher has seen its present start ready."""
+        run = RunFile(self.folder / "data").read()
+        return run is not None and run.ready_at is not None
 
     def wait_for(self, condition: Any, timeout_s: float) -> None:
         """Until the condition holds; a server that does not answer yet does not hold."""
