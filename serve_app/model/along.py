@@ -23,8 +23,8 @@ Take = Callable[[int, int, Scored | None], bool]  # row's number, token and its 
 class Along:
     """Chooses the first token of each row when it is made: where that raises, nothing has happened yet.
 
-    `logits` [rows and all guesses, vocabulary] holds for each row what follows its last token, then what follows each of its guesses; it
-    may be changed.
+    `logits` [rows and all guesses, vocabulary] holds for each row what follows its last token, then what follows each of its guesses; in
+    fp32 they may be changed.
     """
 
     def __init__(self, logits: Tensor, rows: Sequence[Row], guesses: Sequence[tuple[int, ...]], eos_ids: Sequence[int]) -> None:
@@ -53,4 +53,5 @@ class Along:
 
     def _choose(self, going: Sequence[int], depth: int) -> tuple[list[int], list[Scored | None]]:
         own = self._logits if len(going) == len(self._logits) else self._logits[[self._at[row] + depth for row in going]]
-        return choose(own, [self._rows[row] for row in going], self._eos_ids)
+        # Not sooner: most guesses need no fp32, and of 32 rows with six each it would take 44 MB.
+        return choose(own.float(), [self._rows[row] for row in going], self._eos_ids)

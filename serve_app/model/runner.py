@@ -84,8 +84,8 @@ class Runner:
         return min(times)
 
     def run(self, step: Step) -> Tensor:
-        """The fp32 logits of the step's sequences that get a token, [those and the step's guesses, vocabulary], in the order of
-        `step.yields`: of each sequence what follows its last token, then what follows each of its guessed ones."""
+        """The logits of the step's sequences that get a token, [those and the step's guesses, vocabulary], in the order of `step.yields`:
+        of each sequence what follows its last token, then what follows each of its guessed ones. In the model's own precision."""
         for copy in step.copies:
             self.cache.copy(copy.source, copy.target, copy.num_tokens)
         ids, positions, layout = self._packed(step)
@@ -95,7 +95,7 @@ class Runner:
                 wanted.append(segment.offset + segment.stop - segment.start - 1)
         tokens, at, kept = (torch.tensor(numbers, device=self._device, dtype=torch.long) for numbers in (ids, positions, wanted))
         with torch.inference_mode():
-            return self._forward(tokens, at, kept, layout).float()
+            return self._forward(tokens, at, kept, layout)
 
     def _forward(self, ids: Tensor, positions: Tensor, wanted: Tensor, layout: Layout) -> Tensor:
         if self._dense is not None:

@@ -65,7 +65,7 @@ def slots_logits(runner: Runner, pairs: Many[Pair], chunk_tokens: int = 512, max
             step, _ = scheduler.plan(0.0)
             numbers = [1 + len(step.guesses.get(sequence, ())) for sequence in step.yields]
             tokens = []
-            for sequence, logits in zip(step.yields, runner.run(step).split(numbers), strict=True):
+            for sequence, logits in zip(step.yields, runner.run(step).float().split(numbers), strict=True):
                 steps[sequence] += logits
                 tokens.append(continuations[sequence][len(sequence.token_ids) :][: len(logits)])
             over = [sequence for sequence in step.yields if len(steps[sequence]) == sequence.max_tokens]
