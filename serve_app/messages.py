@@ -19,6 +19,11 @@ Priority = Literal["interactive", "batch"]
 Outcome = Literal["hit", "join", "miss", "bypass"]
 FinishReason = Literal["stop", "length", "cancelled"]
 
+# The outcomes for which nothing was generated anew: a stored answer (`stale`: past its time, while a new one is made; `similar`: to a
+# question that means the same), or a part in one that was being made for somebody else. Stored answers are the ones that have an age.
+STORED = ("hit", "stale", "similar")
+REUSED = (*STORED, "join")
+
 
 @dataclass(frozen=True, slots=True)
 class Message:
