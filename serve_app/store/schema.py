@@ -5,7 +5,7 @@ Times are Unix seconds (float). Tests: tests/contract_store/database.py compares
 
 from __future__ import annotations
 
-from sqlalchemy import Column, Float, ForeignKey, Index, Integer, MetaData, Table, UniqueConstraint, func
+from sqlalchemy import Column, Float, ForeignKey, Index, Integer, LargeBinary, MetaData, Table, UniqueConstraint, func
 
 from serve_app.store.columns import CleanString, CleanText, ExactText, Int64
 
@@ -135,4 +135,30 @@ replicas = Table(  # one row per Model replica that ever was, written about once
     Column("steps", Int64, nullable=False),
     Column("rows", Int64, nullable=False),  # live rows summed over the steps
     Column("wasted_rows", Int64, nullable=False),  # rows that had ended and were computed all the same
+)
+
+similar_questions = Table(  # what the similarity lookup compares with; every AnswerCache replica reads what the others add
+    "similar_questions",
+    metadata,
+    Column("id", Int64, primary_key=True, autoincrement=True),  # the order in which they came
+    Column("key", CleanString(64), nullable=False, unique=True),  # of the stored answer
+    Column("group_key", CleanString(64), nullable=False),  # SHA-256 of everything but the last question's text
+    Column("embedding", CleanString(16), nullable=False),  # whose vector it is
+    Column("question", ExactText, nullable=False),
+    Column("vector", LargeBinary, nullable=False),  # float16, little-endian, of length 1
+    sqlite_autoincrement=True,  # an id is never given twice: who has seen it would overlook its second question
+)
+
+similar_trials = Table(  # what shadow sampling has found out under one set of settings
+    "similar_trials",
+    metadata,
+    Column("id", CleanString(16), primary_key=True),  # of the settings, see cache/similar/lookup.py
+    Column("model", CleanString, nullable=False),
+    Column("configured", Float, nullable=False),  # threshold at the beginning
+    Column("threshold", Float, nullable=False),  # the one in force; above 1: off
+    Column("judged", Int64, nullable=False),  # samples at this threshold, and how many of them were wrong
+    Column("wrong", Int64, nullable=False),
+    Column("all_judged", Int64, nullable=False),  # the same from the beginning
+    Column("all_wrong", Int64, nullable=False),
+    Column("updated_at", Float, nullable=False),
 )
