@@ -18,12 +18,26 @@ answers = Table(
     Column("model", CleanString, nullable=False),
     Column("scope", CleanString, nullable=False),
     Column("feed_id", CleanString, nullable=False),
-    Column("text", ExactText, nullable=False),
-    Column("finish", CleanText, nullable=False),  # messages.Finish as JSON, and `logprobs` where they were asked for
-    Column("digest", CleanString(64), nullable=False),  # SHA-256 over key, text and finish: a torn or foreign row is never served
+    Column("digest", CleanString(64), nullable=False),  # SHA-256, see store/answers.py: a torn or foreign row is never served
     Column("size_bytes", Int64, nullable=False),
     Column("created_at", Float, nullable=False),
+    Column("ttl_s", Float),  # where the request asked for one of its own
+    Column("compute_s", Float, nullable=False),  # what a hit saves
+    Column("hits", Int64, nullable=False),
+    Column("value", Float, nullable=False),  # the lowest goes first, see AnswerStore.evict
+    Column("finish", CleanText, nullable=False),  # messages.Finish as JSON, and `logprobs` where they were asked for
+    Column("text", ExactText, nullable=False),  # the last one: SQLite reads through a long value to get at what lies behind it
     Index("answers_created_at", "created_at"),
+    Index("answers_value", "value", "size_bytes"),  # with the size, so that their sum is read from here and not from the table
+)
+EXPIRES_AT = answers.c.created_at + answers.c.ttl_s
+Index("answers_expires_at", EXPIRES_AT)
+
+answer_clock = Table(  # one row: the value of the last answer that made room
+    "answer_clock",
+    metadata,
+    Column("id", Integer, primary_key=True),
+    Column("value", Float, nullable=False),
 )
 
 feeds = Table(
