@@ -77,6 +77,7 @@ def test_the_same_question_in_other_words_passes(a: str, b: str) -> None:
         ("What can I do for Anna?", "What can Anna do?", "word"),
         ("What is the news?", "What is new?", "word"),
         ("What is love?", "What is love? Answer in French.", "sentences"),
+        ("Is Pluto a planet?", "Explain why: is Pluto a planet?", "sentences"),
         ("Tell me a joke", "What is a joke?", "word"),
         ("Was he hit?", "Did he hit?", "question"),
         ("Is this safe?", "Is that safe?", "word"),

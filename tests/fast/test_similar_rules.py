@@ -16,7 +16,7 @@ TALK = (Message("user", "Hello"), Message("assistant", "Hi"))
 
 
 def chat(*messages: Message, **changes: object) -> Ask:
-    return ask(messages=messages, **changes)
+    return ask(messages=messages, **changes)  # type: ignore[arg-type]
 
 
 QUESTION = Message("user", "What is batching?")

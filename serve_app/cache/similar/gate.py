@@ -176,10 +176,7 @@ def _sentence(tokens: list[str], names: frozenset[str], cased: bool) -> Sentence
         text = pattern.sub(same, text)
     while match := words.GREETINGS.match(text):
         text = text[match.end() :]
-    text = words.FAREWELLS.sub("", text)
-    frame, text, begun = _frame(text)
-    if not text:
-        return None
+    frame, text, begun = _frame(words.FAREWELLS.sub("", text))
     kept = _of(text.split())
     if frame not in ("do", "how") and len(kept) > 1 and kept[-1] in ("at", "in", "for", "on", "to"):
         kept.pop()  # "which temperature is it baked at"
@@ -189,7 +186,7 @@ def _sentence(tokens: list[str], names: frozenset[str], cased: bool) -> Sentence
     said = tuple(_singular(word) for word in kept if word not in words.LEFT_OUT)
     if frame == "how you":
         frame = "how" if len(said) > 1 and not words.PERSONS & set(said) else frame  # "you" is anybody, or the one who is asked
-    return Sentence(frame, said, names & set(said), cased) if said else None
+    return Sentence(frame, said, names & set(said), cased) if said or frame != "do" else None  # "explain why:" has no word of its own
 
 
 def _frame(text: str) -> tuple[str, str, bool]:

@@ -104,6 +104,11 @@ class Similar:
         """Something may be found now."""
         return self._settings.enabled and self._embedding is not None and self._threshold <= 1.0
 
+    @property
+    def num_waiting(self) -> int:
+        """Pieces of work in the line of the thread."""
+        return self._waiting
+
     def wants_sample(self) -> bool:
         """Whether this similar hit shall also be generated, and compared by `judge`."""
         return self._chance() < self._settings.shadow_share
