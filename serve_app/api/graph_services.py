@@ -14,6 +14,7 @@ from typing import Any, Protocol
 
 from serve_app.cache.books import flush
 from serve_app.cache.replays import Replays, as_items
+from serve_app.cache.similar.backoff import section
 from serve_app.costs import report
 from serve_app.drain import Drain
 from serve_app.errors import Overloaded, Stopping
@@ -24,6 +25,7 @@ from serve_app.settings import AppSettings, IngressSettings
 from serve_app.store.articles import ArticleStore
 from serve_app.store.database import Database
 from serve_app.store.ledger import Ledger
+from serve_app.store.similar import SimilarStore
 
 log = logging.getLogger(__name__)
 
@@ -155,7 +157,8 @@ class GraphServices:
         await self._calls.broadcast("flush")  # so that the books are those of this moment
         snapshots = await self._snapshots()
         rows, replicas = await asyncio.to_thread(lambda: (self._ledger.rows(), self._ledger.replicas()))
-        return report(rows, replicas, snapshots, time.time())
+        trials = await asyncio.to_thread(SimilarStore(self._database).trials)
+        return {**report(rows, replicas, snapshots, time.time()), "similar": section(trials)}
 
     async def metrics(self) -> str:
         return render(await self._snapshots())

@@ -199,6 +199,7 @@ async def test_the_report_is_that_of_this_moment(world: World) -> None:
     data = await world.services.report()
     assert before <= data["until"] <= time.time()
     assert data["requests"]["by_outcome"] == {"miss": 3}
+    assert data["similar"] == []
     assert data["batching"]["batch_sizes"] == {"<=4": 1}
     assert [replica["id"] for replica in data["replicas"]["each"]] == ["one"]
     assert world.calls.asked == [("flush",), ("snapshot",)], "the books are flushed before they are read"

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from serve_app.cache.similar.backoff import judged, wilson
+from serve_app.cache.similar.backoff import judged, section, wilson
 from serve_app.store.similar import Trial
 
 FIRST = Trial("tiny", 0.9, 0.9)
@@ -61,3 +61,34 @@ def test_step_by_step_it_switches_itself_off_and_stays_off() -> None:
     off = after(*[False] * 20)
     assert (off.off, off.threshold, off.all_judged) == (True, 1.02, 20)
     assert after(*[True] * 500, trial=off).threshold == 1.02
+
+
+def test_the_report_has_the_rate_and_its_interval_and_none_where_nothing_was_compared() -> None:
+    low, high = wilson(2, 3)
+    assert section([after(*[False] * 2, True, limit=0.9), after(*[False] * 2)]) == [
+        {
+            "model": "tiny",
+            "configured_threshold": 0.9,
+            "threshold": 0.9,
+            "off": False,
+            "compared": 3,
+            "wrong": 2,
+            "false_hit_rate": 2 / 3,
+            "false_hit_rate_95": [low, high],
+            "over_all_thresholds": {"compared": 3, "wrong": 2, "false_hit_rate": 2 / 3, "false_hit_rate_95": [low, high]},
+            "updated_at": 3.0,
+        },
+        {
+            "model": "tiny",
+            "configured_threshold": 0.9,
+            "threshold": 0.94,
+            "off": False,
+            "compared": 0,
+            "wrong": 0,
+            "false_hit_rate": None,
+            "false_hit_rate_95": [0.0, 1.0],
+            "over_all_thresholds": {"compared": 2, "wrong": 2, "false_hit_rate": 1.0, "false_hit_rate_95": [wilson(2, 2)[0], 1.0]},
+            "updated_at": 2.0,
+        },
+    ]
+    assert section([after(*[False] * 8)])[0]["threshold"] is None

@@ -14,7 +14,9 @@ Tests: tests/fast/test_similar_backoff.py.
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import replace
+from typing import Any
 
 from serve_app.store.similar import Trial
 
@@ -46,3 +48,27 @@ def judged(trial: Trial, *, right: bool, limit: float, step: float, now: float) 
         return trial
     raised = round(trial.threshold + step, 6)
     return replace(trial, threshold=raised, judged=0, wrong=0)
+
+
+def section(trials: Sequence[Trial]) -> list[dict[str, Any]]:
+    """The report's part: each trial with its measured false-hit rate and the 95 % interval, at the present threshold and of all samples.
+
+    A rate is null, and its interval 0 to 1, where nothing has been compared.
+    """
+    return [
+        {
+            "model": trial.model,
+            "configured_threshold": trial.configured,
+            "threshold": None if trial.off else trial.threshold,
+            "off": trial.off,
+            **_rate(trial.wrong, trial.judged),
+            "over_all_thresholds": _rate(trial.all_wrong, trial.all_judged),
+            "updated_at": trial.updated_at,
+        }
+        for trial in trials
+    ]
+
+
+def _rate(wrong: int, judged: int) -> dict[str, Any]:
+    rate = wrong / judged if judged else None
+    return {"compared": judged, "wrong": wrong, "false_hit_rate": rate, "false_hit_rate_95": list(wilson(wrong, judged))}

