@@ -9,7 +9,7 @@ import asyncio
 import logging
 import time
 from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from serve_app.cache.answers import Answers
 from serve_app.cache.books import flush
@@ -20,6 +20,10 @@ from serve_app.settings import AppSettings, CacheSettings
 from serve_app.store.answers import AnswerStore, StoredAnswer
 from serve_app.store.database import Database
 from serve_app.store.ledger import Ledger
+from serve_app.store.similar import SimilarStore
+
+if TYPE_CHECKING:
+    from serve_app.cache.similar.lookup import Similar
 
 log = logging.getLogger(__name__)
 
@@ -45,6 +49,8 @@ class AnswerShard:
         self._settings = Live(CacheSettings, "AnswerCache.user_config", app.kept_settings("AnswerCache"), session)
         self._task: asyncio.Task[None] | None = None
         self._flushing = asyncio.Lock()
+        self._model = app.model.id
+        self._similar: Similar | None = None
         self.metrics = Metrics()
         self.answers = Answers(generate, fingerprint, promote, self, self._settings.value, self.metrics)
 
@@ -66,6 +72,14 @@ class AnswerShard:
         """Take new settings over, or keep the old ones and say why in `settings_error`."""
         self._settings.update(data)
         self.answers.settings = self._settings.value
+        similar = self._settings.value.similar
+        if similar.enabled and self._similar is None:
+            from serve_app.cache.similar.lookup import Similar  # not before it is wanted
+
+            self._similar = self.answers.similar = Similar(SimilarStore(self._database), self._model, self.metrics)
+            self._similar.start()
+        if self._similar is not None:
+            self._similar.tune(similar)
 
     @property
     def settings_error(self) -> str | None:
@@ -87,6 +101,8 @@ class AnswerShard:
         if self._task is not None:
             self._task.cancel()
         await self.answers.close()
+        if self._similar is not None:
+            self._similar.close()
         await self.flush()
         self._database.close()
 

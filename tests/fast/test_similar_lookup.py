@@ -9,7 +9,8 @@ from typing import Any
 import pytest
 
 from serve_app.cache.key import answer_key
-from serve_app.cache.similar.lookup import MAX_WAITING, Found, Similar
+from serve_app.cache.similar.lookup import MAX_WAITING, Similar
+from serve_app.cache.similar.rules import Found
 from serve_app.messages import Ask
 from serve_app.metrics import Metrics
 from serve_app.settings_similar import SimilarSettings

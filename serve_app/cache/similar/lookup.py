@@ -13,7 +13,6 @@ import random
 import time
 from collections.abc import Awaitable, Callable
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
 from typing import Protocol, TypeVar
 
 import numpy as np
@@ -24,7 +23,7 @@ from serve_app.cache.similar.compare import same_answer
 from serve_app.cache.similar.embedding import Embedding, SentenceEmbedding, Vectors
 from serve_app.cache.similar.gate import conflict, reading
 from serve_app.cache.similar.index import Index, Known
-from serve_app.cache.similar.rules import eligible, group_key, question_of, trial_id
+from serve_app.cache.similar.rules import Found, eligible, group_key, question_of, trial_id
 from serve_app.messages import Ask
 from serve_app.metrics import Metrics
 from serve_app.settings_similar import SimilarSettings, embedding_folder
@@ -34,6 +33,8 @@ from serve_app.store.similar import StoredQuestion, Trial
 log = logging.getLogger(__name__)
 T = TypeVar("T")
 
+SYNC_S = 1.0
+TRIM_EVERY = 60  # rounds
 MAX_CANDIDATES = 8  # that the gate looks at
 MAX_WAITING = 32  # in the line of the thread: about a third of a second
 SEEN_IDS = 4096  # of rows; more than one look into the table overlaps the next
@@ -53,14 +54,6 @@ class Rows(Protocol):
     def trial(self, trial_id: str) -> Trial | None: ...
 
     def record(self, trial_id: str, first: Trial, change: Callable[[Trial], Trial]) -> Trial: ...
-
-
-@dataclass(frozen=True, slots=True)
-class Found:
-    """A stored answer that may stand for the asked one, and the cosine similarity of the two questions."""
-
-    answer: StoredAnswer
-    similarity: float
 
 
 class Similar:
@@ -89,9 +82,14 @@ class Similar:
         self._index = Index(1, 1)
         self._vectors: LRUCache[str, Vectors] = LRUCache(256)  # of questions that were looked up, until their answers are stored
         self._thread = ThreadPoolExecutor(1, "similar")
+        self._follower: asyncio.Task[None] | None = None
         self._waiting = 0
         self._last_id = 0
         self._seen: dict[int, None] = {}
+
+    def start(self) -> None:
+        """Begin to follow the settings and the other replicas."""
+        self._follower = asyncio.create_task(self._follow_all())
 
     def tune(self, settings: SimilarSettings) -> None:
         """Take new settings over; `sync` does what they need."""
@@ -196,8 +194,23 @@ class Similar:
             await asyncio.to_thread(self._rows.trim, self._settings.max_entries)
 
     def close(self) -> None:
-        """End the thread."""
+        """End the thread, and follow nobody any more."""
+        if self._follower is not None:
+            self._follower.cancel()
         self._thread.shutdown(wait=False, cancel_futures=True)
+
+    async def _follow_all(self) -> None:
+        rounds = 0
+        while True:
+            try:
+                await self.sync()
+                if rounds % TRIM_EVERY == 0:
+                    await self.trim()
+            except Exception:
+                log.exception("similarity lookup: cannot load the model or read what others have learned; trying again")
+                self._metrics.inc("frugal_cache_errors_total", operation="similar")
+            rounds += 1
+            await asyncio.sleep(SYNC_S)
 
     async def _begin(self, settings: SimilarSettings) -> None:
         embedding = await self._run(lambda: self._load(settings.embedding))

@@ -3,11 +3,20 @@
 from __future__ import annotations
 
 import hashlib
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 from serve_app.cache.key import answer_key
 from serve_app.messages import Ask, Message
 from serve_app.settings_similar import SimilarSettings
+from serve_app.store.answers import StoredAnswer
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """A stored answer that may stand for the asked one, and the cosine similarity of the two questions."""
+
+    answer: StoredAnswer
+    similarity: float
 
 
 def question_of(ask: Ask) -> str:
