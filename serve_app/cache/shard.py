@@ -102,7 +102,7 @@ class AnswerShard:
             self._task.cancel()
         await self.answers.close()
         if self._similar is not None:
-            self._similar.close()
+            await self._similar.close()
         await self.flush()
         self._database.close()
 

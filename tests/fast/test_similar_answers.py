@@ -81,7 +81,7 @@ async def desk(database: Database) -> AsyncIterator[Desk]:
     await desk.similar.sync()
     yield desk
     await desk.answers.close()
-    desk.similar.close()
+    await desk.similar.close()
 
 
 async def test_the_caller_gets_the_stored_answer_and_is_told_whose_it_is(desk: Desk) -> None:

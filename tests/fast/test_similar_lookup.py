@@ -77,7 +77,7 @@ async def make(database: Database) -> AsyncIterator[Maker]:
     yield one
     for replica in made:
         replica.embedding.free.set()
-        replica.similar.close()
+        await replica.similar.close()
 
 
 async def test_a_question_in_other_words_gets_the_stored_answer(make: Maker) -> None:

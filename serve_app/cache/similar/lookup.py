@@ -193,10 +193,11 @@ class Similar:
         if self._settings.enabled:
             await asyncio.to_thread(self._rows.trim, self._settings.max_entries)
 
-    def close(self) -> None:
+    async def close(self) -> None:
         """End the thread, and follow nobody any more."""
         if self._follower is not None:
             self._follower.cancel()
+            await asyncio.gather(self._follower, return_exceptions=True)
         self._thread.shutdown(wait=False, cancel_futures=True)
 
     async def _follow_all(self) -> None:
