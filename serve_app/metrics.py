@@ -44,7 +44,13 @@ METRICS: dict[str, Spec] = {
     "frugal_cache_entries": Spec("gauge", "Stored answers."),
     "frugal_cache_bytes": Spec("gauge", "Size of the stored answers."),
     "frugal_cache_evictions_total": Spec("counter", "Stored answers dropped for their age or for room."),
-    "frugal_cache_errors_total": Spec("counter", "Store operations that failed and were treated as a miss.", ("operation",)),
+    "frugal_cache_errors_total": Spec(
+        "counter", "Store operations that failed, or were not tried because the store is down; a get counts as a miss.", ("operation",)
+    ),
+    "frugal_cache_store_up": Spec("gauge", "1 where the store of answers works, 0 where it is left alone for some seconds."),
+    "frugal_cache_lookups_total": Spec("counter", "Lookups by where the answer was: memory, store or nowhere.", ("layer",)),
+    "frugal_cache_memory_entries": Spec("gauge", "Answers in this replica's memory."),
+    "frugal_cache_memory_bytes": Spec("gauge", "Size of the answers in this replica's memory."),
     # Model
     "frugal_engine_requests_total": Spec("counter", "Generations by their ending: stop, length, cancelled, error.", ("model", "ending")),
     "frugal_engine_prompt_tokens_total": Spec("counter", "Prompt tokens computed.", ("model",)),

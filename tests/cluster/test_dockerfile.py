@@ -60,7 +60,7 @@ def test_it_installs_what_make_installs_in_the_same_order() -> None:
 
 
 def test_its_extras_exist() -> None:
-    wanted = {extra for words in installs(values("RUN")) for extra in re.findall(r"\[(.*?)\]", words[-1])}
+    wanted = {extra for words in installs(values("RUN")) for found in re.findall(r"\[(.*?)\]", words[-1]) for extra in found.split(",")}
     assert wanted <= set(PROJECT["optional-dependencies"])
 
 
