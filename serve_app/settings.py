@@ -14,6 +14,7 @@ from typing import Any, Literal
 
 from pydantic import Field, field_validator, model_validator
 
+from serve_app.answers_url import normal_answers_url
 from serve_app.database_url import SQLITE, normal_url
 from serve_app.errors import ConfigError
 from serve_app.feed_url import SAMPLE_FEED, check_feed_url, masked
@@ -77,12 +78,23 @@ class AppSettings(Settings):
         description="sqlite:///<file> or postgresql://<user>:<password>@<host>/<database>; by default SQLite in data_dir. Serve shows args "
         "to everyone who may see its status: keep a password in the variable FRUGAL_DATABASE_URL, which wins",
     )
+    answers_url: str | None = Field(
+        None,
+        repr=False,  # likewise
+        description="valkey:// or redis://<host>:<port>/<number>: stored answers are kept there, and not in the database; keep a password "
+        "in the variable FRUGAL_ANSWERS_URL, which wins",
+    )
     model: ModelSettings = ModelSettings()
 
     @field_validator("database_url")
     @classmethod
     def _known_database(cls, url: str | None) -> str | None:
         return None if url is None else normal_url(url)
+
+    @field_validator("answers_url")
+    @classmethod
+    def _known_answers(cls, url: str | None) -> str | None:
+        return None if url is None else normal_answers_url(url)
 
     @property
     def data_path(self) -> pathlib.Path:
@@ -102,20 +114,22 @@ class AppSettings(Settings):
         return self.data_path / "settings" / f"{deployment}.json"
 
     def absolute(self) -> AppSettings:
-        """The same settings with every path resolved against the current folder, once and for all processes; FRUGAL_DATA_DIR and
-        FRUGAL_DATABASE_URL win.
+        """The same settings with every path resolved against the current folder, once and for all processes; FRUGAL_DATA_DIR,
+        FRUGAL_DATABASE_URL and FRUGAL_ANSWERS_URL win.
 
         Raises:
-            ConfigError: FRUGAL_DATABASE_URL names no database that the store runs on.
+            ConfigError: FRUGAL_DATABASE_URL or FRUGAL_ANSWERS_URL names nothing that the store runs on.
         """
         won: dict[str, Any] = {}
         if folder := os.environ.get("FRUGAL_DATA_DIR"):
             won["data_dir"] = folder
-        if url := os.environ.get("FRUGAL_DATABASE_URL"):
-            try:
-                won["database_url"] = normal_url(url)
-            except ValueError as error:
-                raise ConfigError(f"FRUGAL_DATABASE_URL: {error}") from None
+        for field, checked in (("database_url", normal_url), ("answers_url", normal_answers_url)):
+            variable = f"FRUGAL_{field.upper()}"
+            if url := os.environ.get(variable):
+                try:
+                    won[field] = checked(url)
+                except ValueError as error:
+                    raise ConfigError(f"{variable}: {error}") from None
         return self.model_copy(update=won)._resolved()
 
     def _resolved(self) -> AppSettings:
@@ -162,7 +176,12 @@ class CacheSettings(Settings):
     """`user_config` of AnswerCache."""
 
     ttl_s: Seconds = Field(30 * 24 * 3600, gt=0, description="an answer older than this is made again")
-    max_bytes: int = Field(256_000_000, ge=1_000_000, description="stored answers; the oldest go first")
+    max_bytes: int = Field(256_000_000, ge=1_000_000, description="stored answers; those that save least go first")
+    memory_bytes: int = Field(64_000_000, ge=0, description="of the hottest answers in each replica's memory, before the store; 0: none")
+    memory_ttl_s: Seconds = Field(
+        60, gt=0, description="so long the memory is believed before it asks the store again, whatever else a replica failed to hear"
+    )
+    store_timeout_s: Seconds = Field(2, gt=0, le=60, description="a store that takes longer counts as down, and the question as a miss")
     replay_s: Seconds = Field(
         10, ge=0, le=3600, description="so long Ingress may replay an answer without asking again; also how late it sees a removal"
     )

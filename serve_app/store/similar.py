@@ -11,9 +11,10 @@ from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from typing import Any
 
-from sqlalchemy import delete, func, select
+from sqlalchemy import delete, exists, func, select
 
 from serve_app.store.database import Database
+from serve_app.store.schema import answers
 from serve_app.store.schema import similar_questions as questions
 from serve_app.store.schema import similar_trials as trials
 
@@ -85,13 +86,16 @@ class SimilarStore:
                 found += [_question(row) for row in connection.execute(few).mappings()]
         return found
 
-    def trim(self, max_entries: int) -> None:
-        """Forget all but the latest; about that many where ids are missing."""
+    def trim(self, max_entries: int, *, without_answers: bool = False) -> None:
+        """Forget all but the latest; about that many where ids are missing. `without_answers`: also those whose answers are not in this
+        database any more, for whatever reason they went; only where answers are kept here."""
         with self._database.begin() as connection:
             self._database.lock(connection, "trim_similar")
             last = connection.scalar(select(func.max(questions.c.id)))
             if last is not None:
                 connection.execute(delete(questions).where(questions.c.id <= last - max_entries))
+            if without_answers:
+                connection.execute(delete(questions).where(~exists().where(answers.c.key == questions.c.key)))
 
     def trial(self, trial_id: str) -> Trial | None:
         """What is known under one set of settings."""

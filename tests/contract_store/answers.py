@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 from dataclasses import replace
 
 import pytest
@@ -14,6 +15,11 @@ from tests.fast.fakes import finish
 def stored(number: int = 0, text: str = "two words", created_at: float = 1000.0, **changes: object) -> StoredAnswer:
     answer = StoredAnswer(f"{number:064x}", "tiny", "tenant", "feed0", text, finish(reason="length"), created_at)
     return replace(answer, **changes)  # type: ignore[arg-type]
+
+
+def noise(length: int) -> str:
+    """A text that cannot be compressed much."""
+    return random.Random(1).randbytes(length // 2).hex()
 
 
 def left(store: AnswerBackend, numbers: range) -> list[int]:
@@ -154,9 +160,9 @@ def filled(store: AnswerBackend, num: int, **changes: object) -> int:
 
 def test_when_it_is_full_nine_tenths_are_kept(store: AnswerBackend) -> None:
     each = filled(store, 20)
-    assert store.evict(20 * each, older_than=0, expired_before=0) == 0
-    assert store.evict(10 * each, older_than=0, expired_before=0) == 11
-    assert store.totals() == Totals(9, 9 * each)
+    assert store.evict(21 * each, older_than=0) == 0
+    assert store.evict(10 * each, older_than=0) in (10, 11, 12)  # compressed, they are not quite of one size
+    assert 7.9 * each < store.totals().size_bytes <= 9 * each
 
 
 def test_what_is_asked_for_stays_and_what_is_not_goes_however_new_it_is(store: AnswerBackend) -> None:
@@ -168,9 +174,9 @@ def test_what_is_asked_for_stays_and_what_is_not_goes_however_new_it_is(store: A
 
 def test_seconds_saved_per_byte_decide(store: AnswerBackend) -> None:
     slow, quick = finish(compute_s=8.0), finish(compute_s=0.1)
-    store.put(stored(0, text="x" * 3000, finish=slow))
-    store.put(stored(1, text="x" * 3000, finish=quick))
-    store.put(stored(2, text="x" * 100_000, finish=slow))
+    store.put(stored(0, text=noise(3000), finish=slow))
+    store.put(stored(1, text=noise(3000), finish=quick))
+    store.put(stored(2, text=noise(100_000), finish=slow))
     assert [int(entry.key, 16) for entry in sorted(store.page(Selection(), 10), key=lambda entry: -entry.value)] == [0, 2, 1]
     assert store.evict(10_000, older_than=0, expired_before=0) == 2
     assert left(store, range(3)) == [0]

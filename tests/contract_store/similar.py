@@ -7,8 +7,10 @@ from dataclasses import replace
 
 import pytest
 
+from serve_app.store.answers import AnswerStore, Selection
 from serve_app.store.database import Database
 from serve_app.store.similar import SimilarStore, StoredQuestion, Trial
+from tests.contract_store.answers import stored
 
 FIRST = Trial("tiny", 0.85, 0.85)
 
@@ -62,6 +64,17 @@ def test_the_oldest_go_and_an_empty_table_can_be_trimmed(similar: SimilarStore) 
         similar.add(question(number))
     similar.trim(2)
     assert told(similar.newer(0, "mini", (), 10)) == [question(3), question(4)]
+
+
+def test_a_question_whose_answer_was_deleted_goes_with_it(similar: SimilarStore, database: Database) -> None:
+    for number in (1, 2):
+        AnswerStore(database).put(stored(number))
+        similar.add(question(number))
+    AnswerStore(database).delete(Selection(key=stored(1).key))
+    similar.trim(10)
+    assert len(similar.newer(0, "mini", (), 10)) == 2
+    similar.trim(10, without_answers=True)
+    assert told(similar.newer(0, "mini", (), 10)) == [question(2)]
 
 
 def test_more_questions_than_a_statement_takes_parameters(similar: SimilarStore) -> None:

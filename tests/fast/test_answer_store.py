@@ -16,7 +16,7 @@ from tests.contract_store.answer_rows import *  # noqa: F403 (tests, which pytes
 from tests.contract_store.answers import *  # noqa: F403
 from tests.contract_store.answers import stored
 
-KILLS = 15
+KILLS = 50
 
 
 def long_answer(number: int) -> StoredAnswer:

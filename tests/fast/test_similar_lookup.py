@@ -28,8 +28,9 @@ class Replica:
     """A replica with its own embedding; `store` holds the answers of all."""
 
     def __init__(self, database: Database, store: dict[str, StoredAnswer], **settings: Any) -> None:
-        self.metrics, self.store, self.embedding, self.chance = Metrics(), store, FakeEmbedding(), 0.5
-        self.similar = Similar(SimilarStore(database), "tiny", self.metrics, load=self.load, chance=lambda: self.chance, now=lambda: 100.0)
+        self.metrics, self.store, self.embedding, self.chance, self.time = Metrics(), store, FakeEmbedding(), 0.5, 100.0
+        rows, chance = SimilarStore(database), lambda: self.chance
+        self.similar = Similar(rows, "tiny", self.metrics, load=self.load, chance=chance, now=lambda: self.time)
         self.loaded: list[str] = []
         self.tune(**settings)
 
@@ -107,11 +108,22 @@ async def test_off_it_does_nothing_at_all(make: Maker) -> None:
     assert (await replica.says("What's batching?"), replica.loaded, replica.embedding.asked) == (None, [], [])
 
 
-async def test_an_answer_that_is_gone_is_forgotten_and_the_question_with_it(make: Maker, database: Database) -> None:
+async def test_a_question_is_forgotten_when_its_answer_is_gone_for_good_and_not_while_the_store_is_down(
+    make: Maker, database: Database
+) -> None:
     replica = make()
     await replica.similar.sync()
     await replica.answered("What is batching?")
+    stored = dict(replica.store)
     replica.store.clear()
+    assert await replica.says("What's batching?") is None
+    replica.store.update(stored)  # it was down
+    replica.time += 3600
+    assert await replica.says("What's batching?") == "Gathering work."
+    replica.store.clear()
+    assert await replica.says("What's batching?") is None
+    assert len(SimilarStore(database).newer(0, "fake", (), 9)) == 1
+    replica.time += 600
     assert await replica.says("What's batching?") is None
     assert SimilarStore(database).newer(0, "fake", (), 9) == []
 

@@ -33,6 +33,7 @@ from serve_app.store.similar import StoredQuestion, Trial
 log = logging.getLogger(__name__)
 T = TypeVar("T")
 
+FORGET_AFTER_S = 600.0  # longer than most outages of a store
 SYNC_S = 1.0
 TRIM_EVERY = 60  # rounds
 MAX_CANDIDATES = 8  # that the gate looks at
@@ -49,7 +50,7 @@ class Rows(Protocol):
 
     def newer(self, after: int, embedding: str, seen: set[int], limit: int) -> list[StoredQuestion]: ...
 
-    def trim(self, max_entries: int) -> None: ...
+    def trim(self, max_entries: int, *, without_answers: bool) -> None: ...
 
     def trial(self, trial_id: str) -> Trial | None: ...
 
@@ -57,7 +58,11 @@ class Rows(Protocol):
 
 
 class Similar:
-    """Off until `tune` says otherwise. `chance` draws from [0, 1), `now` is Unix time, `load` makes the embedding from its source."""
+    """Off until `tune` says otherwise.
+
+    `with_answers`: the answers are in the same database as the questions. `load` makes the embedding from its source, `chance` draws from
+    [0, 1), `now` is Unix time.
+    """
 
     def __init__(
         self,
@@ -65,6 +70,7 @@ class Similar:
         model: str,
         metrics: Metrics,
         *,
+        with_answers: bool = False,
         load: Callable[[str], Embedding] = lambda source: SentenceEmbedding(embedding_folder(source)),
         chance: Callable[[], float] = random.random,
         now: Callable[[], float] = time.time,
@@ -72,6 +78,7 @@ class Similar:
         self._rows = rows
         self._model = model
         self._metrics = metrics
+        self._with_answers = with_answers
         self._load = load
         self._chance = chance
         self._now = now
@@ -81,6 +88,7 @@ class Similar:
         self._loaded: tuple[str, int] | None = None  # what the index was made for: source and max_entries
         self._index = Index(1, 1)
         self._vectors: LRUCache[str, Vectors] = LRUCache(256)  # of questions that were looked up, until their answers are stored
+        self._missing: LRUCache[str, float] = LRUCache(1024)  # key -> when its answer was first not found
         self._thread = ThreadPoolExecutor(1, "similar")
         self._follower: asyncio.Task[None] | None = None
         self._waiting = 0
@@ -191,7 +199,8 @@ class Similar:
     async def trim(self) -> None:
         """Let the table forget what no index would hold."""
         if self._settings.enabled:
-            await asyncio.to_thread(self._rows.trim, self._settings.max_entries)
+            entries, with_answers = self._settings.max_entries, self._with_answers
+            await asyncio.to_thread(lambda: self._rows.trim(entries, without_answers=with_answers))
 
     async def close(self) -> None:
         """End the thread, and follow nobody any more."""
@@ -233,14 +242,18 @@ class Similar:
             if reason is not None:
                 self._metrics.inc("frugal_similar_stopped_total", reason=reason)
             elif (answer := await get(known.key)) is None:
-                await self._forget(known.key)  # too old, deleted, or dropped for room
+                await self._missed(known.key)
             else:
+                self._missing.pop(known.key, None)
                 return Found(answer, similarity)
         return None
 
-    async def _forget(self, key: str) -> None:
-        await self._in_thread(lambda: self._index.remove(key))
-        await asyncio.to_thread(self._rows.remove, key)
+    async def _missed(self, key: str) -> None:
+        """An answer is too old, deleted or dropped for room, or its store is down: the question goes when it is still so after a while."""
+        if self._now() - self._missing.setdefault(key, self._now()) >= FORGET_AFTER_S:
+            await self._in_thread(lambda: self._index.remove(key))
+            await asyncio.to_thread(self._rows.remove, key)
+            self._missing.pop(key, None)
 
     def _nearest(self, group: str, question: str, threshold: float) -> list[tuple[Known, float]]:
         found = self._index.nearest(group, self._vector(question), threshold, MAX_CANDIDATES)
