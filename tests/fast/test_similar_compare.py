@@ -18,6 +18,7 @@ from serve_app.cache.similar.compare import same_answer
         ("Yes, it is safe.", "No, it is not safe.", 0.99, False),
         ("Run `ls -l`.", "Run `ls -a`.", 0.99, False),
         ("Three steps.", "3 steps!", 0.9, True),
+        ("Do:\n1. Wash.\n2. Dry.", "Do:\n- Wash.\n- Dry, dry.", 0.9, True),
         ("", "", 1.0, True),
     ],
 )

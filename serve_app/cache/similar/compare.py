@@ -12,6 +12,7 @@ import re
 from serve_app.cache.similar import words
 from serve_app.cache.similar.gate import LITERAL, reading
 
+MARKS = re.compile(r"^\s*(?:\d{1,3}[.)]|[-*•])\s+", re.MULTILINE)  # the numbers of a list say nothing
 PUNCTUATION = re.compile(r"[\W_]+")
 
 
@@ -31,6 +32,6 @@ def _plain(text: str) -> str:
 
 def _facts(text: str) -> tuple[frozenset[str], bool]:
     """Numbers and literals, and whether it denies something."""
-    said = [word for sentence in reading(text) for word in sentence.words]
+    said = [word for sentence in reading(MARKS.sub("", text)) for word in sentence.words]
     hard = frozenset(word for word in said if word.startswith(LITERAL) or word[:1].isdigit() or word[:1] in "+-")
     return hard, any(word in words.NEGATIONS for word in said)
