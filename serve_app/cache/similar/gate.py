@@ -30,6 +30,7 @@ TOKEN = re.compile(
     r"(?=[\s,.;:!?)'\"-]|$)(?![.,:/-]\d)"
     r"|(?P<word>[^\W\d_]+(?:['’][^\W\d_]+)*)(?=[\s,;:!?)('’\"“”…—-]|\.(?:\s|$)|$)"
     r"|(?P<end>[.!?;:…]+)(?=\s|$)"
+    r"|(?P<minus>(?<=\s)[-−](?=\s))"
     r"|(?P<comma>[,()—–'’\"“”-])"
     r"|(?P<other>\S+?(?=[.,;:!?)]*(?:\s|$)))",
     re.DOTALL,
@@ -44,12 +45,14 @@ KINDS: tuple[Reason, ...] = ("literal", "number", "negation", "word")
 class Sentence:
     """How it asks (`frame`: how, what, why ... or do), and its words that carry meaning, in order and in one spelling.
 
-    `capitalised` are those written as names in it, none where the writer seems to use no capitals.
+    `capitalised` are those written as names in it, `first` is the one at its beginning, where a capital says nothing; `cased`: the writer
+    uses capitals at all.
     """
 
     frame: str
     words: tuple[str, ...]
     capitalised: frozenset[str] = frozenset()
+    first: str = ""
     cased: bool = False
 
 
@@ -85,7 +88,8 @@ def _differ(a: Sentence, b: Sentence) -> Reason | None:
         return min((_kind(word) for word in different), key=KINDS.index)
     if a.frame != b.frame:
         return "question"
-    if a.cased and b.cased and (a.capitalised ^ b.capitalised) - _beginnings(a, b):
+    names = (a.capitalised ^ b.capitalised) - {a.first, b.first}
+    if names and ((a.cased and b.cased) or names & words.AMBIGUOUS):
         return "name"
     return None if _fixed(a.words) == _fixed(b.words) else "order"
 
@@ -98,13 +102,8 @@ def _kind(word: str) -> Reason:
     return "negation" if word in words.NEGATIONS else "word"
 
 
-def _beginnings(a: Sentence, b: Sentence) -> frozenset[str]:
-    """Words with which a sentence may begin: there, a capital says nothing."""
-    return frozenset(sentence.words[0] for sentence in (a, b) if sentence.words)
-
-
 def _fixed(found: tuple[str, ...]) -> list[str]:
-    """The words whose order matters. One superlative, one adverb and one particle may stand elsewhere: "turn it off" is "turn off it"."""
+    """The words whose order matters. One adverb and one particle may stand elsewhere: "turn it off" is "turn off it"."""
     kept = list(found)
     for movers in words.MOVERS:
         moving = [word for word in kept if word in movers]
@@ -177,38 +176,29 @@ def _sentence(tokens: list[str], names: frozenset[str], cased: bool) -> Sentence
     while match := words.GREETINGS.match(text):
         text = text[match.end() :]
     frame, text, begun = _frame(words.FAREWELLS.sub("", text))
-    kept = _of(text.split())
-    if frame not in ("do", "how") and len(kept) > 1 and kept[-1] in ("at", "in", "for", "on", "to"):
-        kept.pop()  # "which temperature is it baked at"
-    helps = next((at for at, word in enumerate(kept[:-1]) if word in words.DO), None)
+    kept = text.split()
+    if frame.startswith("what") and len(kept) > 1 and kept[-1] in ("at", "in", "for", "on", "to"):
+        kept.pop()  # "what temperature is it baked at"
+    helps = next((at for at, word in enumerate(kept[:-1]) if word in words.DO and kept[at + 1] in words.SUBJECTS), None)
     if helps is not None and not begun:
         del kept[helps]  # the first `do` helps to ask, unless the beginning had it; another one is what is done
-    said = tuple(_singular(word) for word in kept if word not in words.LEFT_OUT)
+    said = tuple(_singular("be" if word in words.BE else word) for word in kept if word not in words.LEFT_OUT)
     if frame == "how you":
         frame = "how" if len(said) > 1 and not words.PERSONS & set(said) else frame  # "you" is anybody, or the one who is asked
-    return Sentence(frame, said, names & set(said), cased) if said or frame != "do" else None  # "explain why:" has no word of its own
+    return (
+        Sentence(frame, said, names & set(said), _singular(tokens[0]), cased) if said or frame != "do" else None
+    )  # "explain why:" has no word of its own
 
 
 def _frame(text: str) -> tuple[str, str, bool]:
     """How it asks, the rest, and whether the beginning has taken the helping verb."""
     for pattern in (words.MEANING, words.BEING):
         if match := pattern.match(text):
-            return "what", match[1], True
+            return "what be", match[1], True
     for begins, name in words.FRAMES:
         if match := begins.match(text):
-            return name, text[match.end() :], bool(words.DO & set(match[0].split())) or name in ("how", "how you", "do")
+            return name, text[match.end() :], name.endswith((" do", " be", "you")) or name in ("how", "do")
     return "do", text, True
-
-
-def _of(tokens: list[str]) -> list[str]:
-    """ "Capital of Peru" as "Peru capital", for heads where that is always the same; "cup of tea" and "tea cup" are not."""
-    for at in range(len(tokens) - 1, 0, -1):
-        if tokens[at] != "of" or tokens[at - 1] not in words.HEADS:
-            continue
-        end = next((i for i in range(at + 1, len(tokens)) if tokens[i] in words.JOINING), len(tokens))
-        if end > at + 1:
-            tokens = [*tokens[: at - 1], *tokens[at + 1 : end], tokens[at - 1], *tokens[end:]]
-    return tokens
 
 
 def _singular(word: str) -> str:

@@ -20,30 +20,26 @@ def _pairs(text: str) -> dict[str, str]:
 ARTICLES = _set("a an the")
 BE = _set("is are am be")
 DO = _set("do does")
-LEFT_OUT = ARTICLES | BE | {"to", "there"}  # `to` may go because `from` stays
-JOINING = _set(
-    """
-    about after against and are around as at before behind below between but by can did do does for from had has have if in inside
-    into is like not of on or out outside over per should since than that through to under until was were when which who will with
-    without
-    """
-)
+LEFT_OUT = ARTICLES | {"there"}
 NEGATIONS = _set(
     """
     not no non never none nobody nothing nowhere neither nor without cannot unless except hardly barely fail refuse lack avoid stop
     """
 )
 PARTICLES = _set("on off up down in out")
-SUPERLATIVES = _set(
+ADVERBS = _set("briefly shortly quickly simply clearly easily exactly really precisely properly safely correctly")
+MOVERS = (ADVERBS, PARTICLES)
+PERSONS = _set("me my mine us our you your yours myself yourself")
+SUBJECTS = _set("i you we he she it they the a an my your his her our their this that these those")
+
+# Common words that are also names: a capital tells them apart, also where the writer uses no others.
+AMBIGUOUS = _set(
     """
-    largest biggest smallest tallest highest lowest longest shortest oldest youngest newest fastest slowest deepest heaviest
-    cheapest richest
+    amazon apple april august bill black brown chad china chip excel frank georgia go green grace hope ivory it java jordan june mark march
+    may mercury mobile nice oracle order outlook pages polish python reading rich rose ruby rust shell swift target teams turkey us windows
+    white who will windows word
     """
 )
-ADVERBS = _set("briefly shortly quickly simply clearly easily exactly really precisely properly safely correctly")
-MOVERS = (SUPERLATIVES, ADVERBS, PARTICLES)
-PERSONS = _set("me my mine us our you your yours myself yourself")
-HEADS = _set("recipe formula symbol capital population currency price")  # "price of gold" is "gold price"; "cup of tea" is no "tea cup"
 
 NUMBERS = _pairs(
     """
@@ -66,23 +62,25 @@ UNITS = {"%": "percent", "€": "euro", "$": "dollar", "£": "gbp", "¥": "yen",
 SAME = _pairs(
     """
     colour=color favourite=favorite favour=favor honour=honor behaviour=behavior neighbour=neighbor flavour=flavor labour=labor
-    humour=humor centre=center metre=meter kilometre=kilometer litre=liter theatre=theater fibre=fiber licence=license
+    humour=humor centre=center kilometre=kilometer litre=liter theatre=theater fibre=fiber licence=license
     defence=defense grey=gray tyre=tire programme=program aeroplane=airplane aluminium=aluminum organise=organize
     organisation=organization summarise=summarize analyse=analyze optimise=optimize recognise=recognize realise=realize
     fridge=refrigerator tv=television photo=photograph webpage=page-web km=kilometer kg=kilogram frequently=often automobile=car
-    repair=fix create=make purchase=buy compose=write compute=calculate begin=start movie=film whom=who which=what people=person
+    repair=fix purchase=buy compose=write compute=calculate begin=start movie=film whom=who which=what people=person
     men=man women=woman children=child mice=mouse feet=foot teeth=tooth countries=country cities=city into=to enable=turn_on
     disable=turn_off cannot=can_not
     """
 )
 KEEPS_ITS_S = _set(
     """
+    authorities belongings brains contents damages earnings forces grounds looks manners odds premises proceeds remains savings spirits
+    stairs thanks woods
     across always arms athletics besides bus cons customs economics ethics gas glasses goods hers his its lens less mathematics
     means minus news ours perhaps physics plus politics pros series shorts species status theirs this us virus yes
     """
 )
 PHRASES = tuple(
-    (re.compile(rf"\b{pattern}\b"), same)
+    (re.compile(rf"{pattern}(?!\S)" if pattern.startswith("^") else rf"(?<!\S){pattern}(?!\S)"), same)
     for pattern, same in (
         (r"e mail", "email"),
         (r"web page", "page-web"),
@@ -93,7 +91,8 @@ PHRASES = tuple(
         (r"how much time", "how long"),
         (r"(?:what is )?the number of", "how many"),
         (r"not (i|you|we|he|she|it|they)", r"\1 not"),  # "shouldn't I" is "should I not"
-        (r"(recipe|formula|word|symbol|synonym) for", r"\1 of"),
+        (r"a (few|little)", r"some-\1"),  # few and a few are not the same
+        (r"^what (\w+) is the (\w+est)", r"what is the \2 \1"),
     )
 )
 
@@ -106,25 +105,38 @@ GREETINGS = re.compile(
 )
 FAREWELLS = re.compile(r" (?:please|thanks|thank you|to me)$")
 
-# How a question begins, and what that makes it. The first that fits counts.
+DEGREES = "much|many|long|often|far|tall|old|big|large|fast|high|deep|heavy|hot|cold|wide|soon|late|early|hard|strong|good|bad|well"
+
+# How a question begins, and what that makes it. The first that fits counts. "Be" and "do" are kept apart: "what are cats like" is not
+# "what do cats like".
 FRAMES = tuple(
     (re.compile(f"(?:{pattern})(?: |$)"), name)
     for pattern, name in (
         (r"how (?:do|can|could|should|would) (?:i|we|one)|how to", "how"),
         (r"how (?:do|can|could|should|would) you", "how you"),
-        (r"what (?:is|would be) (?:the|a) way (?:to|of)|what are the steps to", "how"),
+        (r"what (?:is|would be) (?:the|a) way to|what are the steps to", "how"),
         (r"what (?:do|must|should|can) i (?:have to |need to )?do to", "how"),
         (r"i (?:want|would like) to", "how"),
         (r"how (?:do|does|can)|in what way (?:do|does|can)", "how"),
         (r"how (?:is|are)|in what way (?:is|are)", "how be"),
-        (r"how much is(?= [0-9])", "what"),
-        (r"how", "how much"),
-        (r"what is the reason(?: that| why| for)?|why", "why"),
+        (r"how much is(?= [0-9])", "what be"),
+        (rf"how(?= (?:{DEGREES}) )", "how much"),
+        (r"how", "how"),
+        (r"(?:what is the reason(?: that| why| for)?|why) (?:do|does)", "why do"),
+        (r"why (?:is|are)", "why be"),
+        (r"what is the reason(?: that| why)?|why", "why"),
+        (r"(?:at what time|in what year|when) (?:do|does)", "when do"),
+        (r"(?:at what time|in what year|when) (?:is|are)", "when be"),
         (r"at what time|in what year|when", "when"),
+        (r"where (?:do|does)", "where do"),
+        (r"where (?:is|are)", "where be"),
         (r"where", "where"),
+        (r"who (?:do|does)", "who do"),
+        (r"who (?:is|are)", "who be"),
         (r"who", "who"),
-        (r"what is the (?:meaning|definition) of(?: the word)?|what is meant by|define|explain(?: what)?", "what"),
-        (r"what would be|what (?:is|are|do|does)|tell me(?= (?:the|all|your|my) )|(?:name|list)(?= (?:the|all) )", "what"),
+        (r"what is the (?:meaning|definition) of(?: the word)?|what is meant by|define|explain(?: what)?", "what be"),
+        (r"what would be|what (?:is|are)|tell me(?= (?:the|all|your|my) )|(?:name|list)(?= (?:the|all) )", "what be"),
+        (r"what (?:do|does)", "what do"),
         (r"(?:in |at |on |for |by )?what", "what"),
         (r"is|are|am", "is"),
         (r"do|does", "does"),
