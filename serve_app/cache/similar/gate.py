@@ -185,9 +185,9 @@ def _sentence(tokens: list[str], names: frozenset[str], cased: bool) -> Sentence
     said = tuple(_singular("be" if word in words.BE else word) for word in kept if word not in words.LEFT_OUT)
     if frame == "how you":
         frame = "how" if len(said) > 1 and not words.PERSONS & set(said) else frame  # "you" is anybody, or the one who is asked
-    return (
-        Sentence(frame, said, names & set(said), _singular(tokens[0]), cased) if said or frame != "do" else None
-    )  # "explain why:" has no word of its own
+    if not said and frame == "do":
+        return None  # while "explain why:" asks something, without a word of its own
+    return Sentence(frame, said, names & set(said), _singular(tokens[0]), cased)
 
 
 def _frame(text: str) -> tuple[str, str, bool]:
