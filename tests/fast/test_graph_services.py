@@ -15,7 +15,7 @@ from serve_app.api.app import build_app
 from serve_app.api.graph_services import GraphServices
 from serve_app.errors import Conflict, NotFound, Overloaded, Stopping, Unavailable
 from serve_app.live import Live
-from serve_app.messages import Answer, ArticlePage, ArticleQuery, Ask, Item, ModelCard, Opening
+from serve_app.messages import Answer, ArticlePage, ArticleQuery, Ask, Item, ModelCard, Opening, Selection
 from serve_app.metrics import METRICS, Metrics
 from serve_app.settings import AppSettings, IngressSettings, ModelSettings
 from serve_app.store.articles import ArticleStore
@@ -77,6 +77,10 @@ class FakeCalls:
             "snapshot": [self.metrics.snapshot("Model", "one")],
         }
         return results[method]
+
+    async def forget(self, selection: Selection) -> int:
+        self.asked.append(("forget", str(selection)))
+        return 2
 
     async def deployments(self) -> dict[str, tuple[str, str]]:
         return self.status
