@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import AsyncIterator
-from typing import Annotated
+from typing import Annotated, Any
 
 from fastapi import APIRouter, Depends, Request, Response, Security
 from fastapi import Query as InQuery
@@ -34,6 +34,7 @@ from serve_app.api.dependencies import Graph
 from serve_app.api.failures import request_id_of
 from serve_app.errors import BadRequest, Forbidden, NotFound, Unauthorized
 from serve_app.store.answer_lines import from_line
+from serve_app.store.answers import StoredAnswer
 
 SET_UP = "make one with `frugal-serve admin-key new`, or set FRUGAL_ADMIN_KEY_SHA256 or Ingress.user_config.admin_key_sha256"
 MAX_REFUSED = 100  # lines of an import that are told one by one
@@ -127,24 +128,22 @@ async def import_(request: Request, services: Graph) -> Imported:
     fingerprint is part of the key, so that nobody's question finds them. The digest finds damage; it does not prove who made an answer, so
     import only what you trust as you trust the model.
     """
-    known, stored, older = services.model_ids(), 0, 0
-    refused: list[tuple[int, str]] = []
+    known = services.model_ids()
+    good: list[StoredAnswer] = []
+    refused: list[dict[str, Any]] = []
     for number, line in warm.numbered_lines(await request.body()):
         try:
             answer = from_line(line)
             if answer.model not in known:
                 raise ValueError(f"its model {answer.model[:200]!r} is not served here")
         except ValueError as error:
-            refused.append((number, str(error)))
-            continue
-        if await services.stored.take(answer):
-            stored += 1
+            refused.append({"line": number, "error": str(error)})
         else:
-            older += 1
-    if not stored + older + len(refused):
+            good.append(answer)
+    if not good and not refused:
         raise BadRequest("the body is empty; send lines of an export")
-    told = [{"line": number, "error": error} for number, error in refused[:MAX_REFUSED]]
-    return Imported(stored=stored, not_newer=older, refused=len(refused), errors=told)
+    stored = await services.stored.take(good)
+    return Imported(stored=stored, not_newer=len(good) - stored, refused=len(refused), errors=refused[:MAX_REFUSED])
 
 
 @router.post("/warm", summary="Ask questions ahead of time", responses={400: examples.BAD, 413: examples.TOO_LARGE})

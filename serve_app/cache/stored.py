@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from typing import TypeVar
 
 from serve_app.errors import FrugalError, Unavailable
@@ -60,12 +60,15 @@ class StoredAnswers:
         gone = await _asked(lambda: self._backend.delete(selection))
         return gone, await self._forget(selection)
 
-    async def take(self, answer: StoredAnswer) -> bool:
-        """Store an answer from elsewhere, unless what is there is as new or newer; True where it is stored now."""
-        stored = await _asked(lambda: self._backend.put(answer, only_newer=True))
-        if stored:
-            await self._forget(Selection(key=answer.key))
-        return stored
+    async def take(self, answers: Sequence[StoredAnswer]) -> int:
+        """Store answers from elsewhere, unless what is there is as new or newer; how many are stored now.
+
+        Some of them may have replaced older ones that somebody holds in memory, so all memory is given up, once.
+        """
+        num_stored = await _asked(lambda: sum(self._backend.put(answer, only_newer=True) for answer in answers))
+        if num_stored:
+            await self._forget(Selection())
+        return num_stored
 
     async def lines(self, selection: Selection) -> AsyncIterator[str]:
         """The answers as lines that `take` can read again, the newest first."""

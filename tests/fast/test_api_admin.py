@@ -196,7 +196,7 @@ async def test_what_is_exported_can_be_imported_where_it_is_missing_or_older(wor
     reply = await world.client.post(f"{ROOT}/import", content=exported)
     assert reply.json() == {"stored": 2, "not_newer": 1, "refused": 0, "errors": []}
     assert [world.store.get(mine(number).key) for number in range(3)] == [mine(0, feed_id="x"), newer, mine(2, feed_id="")]
-    assert world.forgotten == [Selection(key=mine(2).key), Selection(key=mine(0).key)]
+    assert world.forgotten == [Selection()], "somebody may hold what was replaced in memory"
 
 
 async def test_damaged_and_foreign_lines_are_refused_one_by_one(world: World) -> None:

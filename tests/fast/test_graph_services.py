@@ -306,3 +306,15 @@ async def test_an_answer_that_may_be_replayed_is_not_asked_for_again_and_is_in_t
     await world.services.flush()
     (row,) = world.ledger.rows()
     assert (row.outcome, row.requests) == ("hit", 1)
+
+
+async def test_what_was_deleted_is_not_replayed_here(world: World) -> None:
+    world.calls.replay_s = 10.0
+    assert [(await world.services.answer(ask())).opening.outcome for _ in range(2)] == ["miss", "hit"]
+    world.services.forget(Selection(key="f" * 64))
+    assert ((await world.services.answer(ask())).opening.outcome, world.calls.num_asked) == ("miss", 2)
+
+
+async def test_a_deletion_is_told_to_the_other_replicas(world: World) -> None:
+    assert await world.services.stored.delete(Selection(model="tiny")) == (0, 2)
+    assert world.calls.asked == [("forget", str(Selection(model="tiny")))]
