@@ -300,3 +300,13 @@ class ArticlePage:
 
     articles: tuple[Article, ...]
     next_cursor: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Selection:
+    """Which stored answers: all conditions that are given must hold; none: all answers. `created_before` is Unix time."""
+
+    key: str | None = None
+    model: str | None = None
+    feed_id: str | None = None
+    created_before: float | None = None

@@ -14,6 +14,7 @@ from typing import Any, Literal
 
 from pydantic import Field, field_validator, model_validator
 
+from serve_app import admin_key
 from serve_app.answers_url import normal_answers_url
 from serve_app.database_url import SQLITE, normal_url
 from serve_app.errors import ConfigError
@@ -109,6 +110,15 @@ class AppSettings(Settings):
         head, mark, file = self.database_url.partition(SQLITE)
         return self.database_url if head or not mark else f"{SQLITE}{pathlib.Path(file).expanduser().absolute()}"
 
+    @property
+    def admin_key_path(self) -> pathlib.Path:
+        """Where `frugal-serve admin-key new` keeps the key's SHA-256."""
+        return self.data_path / "admin-key.sha256"
+
+    def admin_key_sha256(self, ingress: IngressSettings) -> str | None:
+        """Of the key in force: FRUGAL_ADMIN_KEY_SHA256, else Ingress's setting, else what is kept in data_dir; None: there is no key."""
+        return os.environ.get("FRUGAL_ADMIN_KEY_SHA256") or ingress.admin_key_sha256 or admin_key.kept(self.admin_key_path)
+
     def kept_settings(self, deployment: str) -> pathlib.Path:
         """Where a deployment remembers its last good `user_config`; see Live."""
         return self.data_path / "settings" / f"{deployment}.json"
@@ -118,9 +128,11 @@ class AppSettings(Settings):
         FRUGAL_DATABASE_URL and FRUGAL_ANSWERS_URL win.
 
         Raises:
-            ConfigError: FRUGAL_DATABASE_URL or FRUGAL_ANSWERS_URL names nothing that the store runs on.
+            ConfigError: one of them, or FRUGAL_ADMIN_KEY_SHA256, holds what cannot be.
         """
         won: dict[str, Any] = {}
+        if (sha256 := os.environ.get("FRUGAL_ADMIN_KEY_SHA256")) and not re.fullmatch(admin_key.SHA256, sha256):
+            raise ConfigError("FRUGAL_ADMIN_KEY_SHA256: must be 64 hex digits, not the key itself; `frugal-serve admin-key new` shows them")
         if folder := os.environ.get("FRUGAL_DATA_DIR"):
             won["data_dir"] = folder
         for field, checked in (("database_url", normal_url), ("answers_url", normal_answers_url)):
@@ -162,6 +174,9 @@ class IngressSettings(Settings):
     max_body_bytes: int = Field(1_000_000, ge=1_000)
     max_in_flight: int = Field(512, ge=1, le=900, description="completions at once per replica; more are refused with a 429")
     request_timeout_s: Seconds = Field(600, gt=0)
+    admin_key_sha256: str | None = Field(
+        None, pattern=f"^{admin_key.SHA256}$", description="of the administrator's key, as `frugal-serve admin-key new` shows it"
+    )
     drain_s: Seconds = Field(5, ge=0, le=600, description="at a stop, running answers may end within this time; the rest gets an error")
 
     @model_validator(mode="after")

@@ -16,9 +16,10 @@ from typing import TypeVar
 
 from serve_app.cache.circuit import Circuit
 from serve_app.cache.memory import Memory
+from serve_app.messages import Selection
 from serve_app.metrics import Metrics
 from serve_app.settings import CacheSettings
-from serve_app.store.answers import AnswerBackend, Selection, StoredAnswer
+from serve_app.store.answers import AnswerBackend, StoredAnswer
 
 T = TypeVar("T")
 

@@ -13,7 +13,8 @@ from collections.abc import Callable
 
 from moka_py import Moka
 
-from serve_app.store.answers import Selection, StoredAnswer
+from serve_app.messages import Selection
+from serve_app.store.answers import StoredAnswer
 
 ENTRY_BYTES = 1_000  # of an answer beside its text: the objects around it, and the library's share
 CANDIDATE_BYTES = 250  # of a log-probability, likewise

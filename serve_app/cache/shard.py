@@ -15,10 +15,9 @@ from serve_app.cache.answers import Answers
 from serve_app.cache.books import flush
 from serve_app.cache.layers import LayeredAnswers
 from serve_app.live import Live
-from serve_app.messages import Generate, Item
+from serve_app.messages import Generate, Item, Selection
 from serve_app.metrics import Metrics
 from serve_app.settings import AppSettings, CacheSettings
-from serve_app.store.answers import Selection
 from serve_app.store.database import Database
 from serve_app.store.ledger import Ledger
 from serve_app.store.open_answers import open_answers

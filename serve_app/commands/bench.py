@@ -1,4 +1,7 @@
-"""bench engine, bench http. Tests: tests/fast/test_bench_engine.py, test_bench_http.py, tests/model/test_bench.py."""
+"""bench engine, bench http, bench lookup.
+
+Tests: tests/fast/test_bench_engine.py, test_bench_http.py, test_bench_lookup.py, tests/model/test_bench.py.
+"""
 
 from __future__ import annotations
 
@@ -110,3 +113,24 @@ def bench_http(context: click.Context, /, config: pathlib.Path, workloads: tuple
         click.echo(command.table(document))
     click.echo(json.dumps(document))
     sys.exit(command.exit_code(document))
+
+
+@bench.command("lookup")
+@click.option(
+    "--entries",
+    type=click.IntRange(0, 100_000_000),
+    default=100_000,
+    show_default=True,
+    help="Stored answers of the larger store; a million takes 1.5 GB of the temporary folder; 0: only memory.",
+)
+@click.option("--requests", type=click.IntRange(20), default=2000, show_default=True, help="Hits over HTTP, of each store.")
+@click.option("--seconds", type=click.FloatRange(0, min_open=True), default=0.5, show_default=True, help="Of each figure of memory.")
+@click.option("--json", "as_json", is_flag=True, help="Only the JSON document.")
+def bench_lookup(entries: int, requests: int, seconds: float, as_json: bool) -> None:
+    """How fast a stored answer is found: in memory, and over HTTP with few and with many stored answers. Loads no model."""
+    from serve_app.bench import lookup
+
+    document = lookup.run(entries, requests, seconds, (lambda _line: None) if as_json else (lambda line: click.echo(line, err=True)))
+    if not as_json:
+        click.echo(lookup.table(document))
+    click.echo(json.dumps(document))

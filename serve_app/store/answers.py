@@ -20,7 +20,7 @@ from typing import Any, Protocol
 from sqlalchemy import ColumnElement, RowMapping, and_, bindparam, delete, func, or_, select, true, tuple_, update
 
 from serve_app.logprobs import TokenLogprob, pack, unpack
-from serve_app.messages import Finish, Usage
+from serve_app.messages import Finish, Selection, Usage
 from serve_app.store.database import Database
 from serve_app.store.schema import EXPIRES_AT, answer_clock, answers
 
@@ -81,16 +81,6 @@ class Group:
     hits: int
 
 
-@dataclass(frozen=True, slots=True)
-class Selection:
-    """Which answers: all conditions that are given must hold; none: all answers. `created_before` is Unix time."""
-
-    key: str | None = None
-    model: str | None = None
-    feed_id: str | None = None
-    created_before: float | None = None
-
-
 Place = tuple[float, str]  # created_at and key of the last entry of a page: the next page begins behind it
 
 
@@ -142,23 +132,8 @@ class AnswerStore:
 
     def put(self, answer: StoredAnswer, *, only_newer: bool = False) -> bool:
         """Store, replacing what stood under the key; with `only_newer` not what is as new or newer. True where it is stored now."""
-        logprobs = {"logprobs": pack(answer.logprobs)} if answer.logprobs else {}
-        finish = json.dumps({**dataclasses.asdict(answer.finish), **logprobs}, sort_keys=True)
-        size_bytes = len(answer.text.encode("utf-8", "surrogatepass")) + len(finish) + ROW_BYTES
-        saved = answer.finish.compute_s / size_bytes
-        values: dict[str, Any] = {
-            "key": answer.key,
-            "model": answer.model,
-            "scope": answer.scope,
-            "feed_id": answer.feed_id,
-            "finish": finish,
-            "digest": digest(answer.key, answer.created_at, answer.ttl_s, finish, answer.text),
-            "size_bytes": size_bytes,
-            "created_at": answer.created_at,
-            "ttl_s": answer.ttl_s,
-            "compute_s": answer.finish.compute_s,
-            "text": answer.text,
-        }
+        values = row_of(answer)
+        saved = values["compute_s"] / values["size_bytes"]
         insert = self._database.insert(answers).values({**values, "hits": 0, "value": _CLOCK + saved})
         statement = insert.on_conflict_do_update(
             index_elements=["key"],
@@ -244,6 +219,25 @@ def every(page: Callable[[Selection, int, Place | None], list[Entry]], selection
     while found := page(selection, step, after):
         yield from found
         after = found[-1].created_at, found[-1].key
+
+
+def row_of(answer: StoredAnswer) -> dict[str, Any]:
+    """All columns but `hits` and `value`."""
+    logprobs = {"logprobs": pack(answer.logprobs)} if answer.logprobs else {}
+    finish = json.dumps({**dataclasses.asdict(answer.finish), **logprobs}, sort_keys=True)
+    return {
+        "key": answer.key,
+        "model": answer.model,
+        "scope": answer.scope,
+        "feed_id": answer.feed_id,
+        "finish": finish,
+        "digest": digest(answer.key, answer.created_at, answer.ttl_s, finish, answer.text),
+        "size_bytes": len(answer.text.encode("utf-8", "surrogatepass")) + len(finish) + ROW_BYTES,
+        "created_at": answer.created_at,
+        "ttl_s": answer.ttl_s,
+        "compute_s": answer.finish.compute_s,
+        "text": answer.text,
+    }
 
 
 def digest(key: str, created_at: float, ttl_s: float | None, finish: str, text: str) -> str:

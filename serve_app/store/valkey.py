@@ -21,9 +21,10 @@ from valkey.exceptions import ResponseError
 from valkey.retry import Retry
 
 from serve_app.answers_url import shown_url
+from serve_app.messages import Selection
 from serve_app.store import valkey_scripts as scripts
 from serve_app.store.answer_lines import from_blob, to_blob
-from serve_app.store.answers import EVICT_TO, Entry, Group, Place, Selection, StoredAnswer, Totals, every
+from serve_app.store.answers import EVICT_TO, Entry, Group, Place, StoredAnswer, Totals, every
 
 log = logging.getLogger(__name__)
 

@@ -8,7 +8,8 @@ from dataclasses import replace
 import pytest
 
 from serve_app.logprobs import Candidate, TokenLogprob
-from serve_app.store.answers import AnswerBackend, Entry, Group, Selection, StoredAnswer, Totals, every
+from serve_app.messages import Selection
+from serve_app.store.answers import AnswerBackend, Entry, Group, StoredAnswer, Totals, every
 from tests.fast.fakes import finish
 
 

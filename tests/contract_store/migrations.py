@@ -10,8 +10,9 @@ import alembic.command
 import alembic.config
 import sqlalchemy as sa
 
+from serve_app.messages import Selection
 from serve_app.store import database as module
-from serve_app.store.answers import AnswerStore, Selection, StoredAnswer
+from serve_app.store.answers import AnswerStore, StoredAnswer
 from serve_app.store.database import Database
 from tests.contract_store.answers import stored
 

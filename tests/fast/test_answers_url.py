@@ -5,6 +5,8 @@ from __future__ import annotations
 import pytest
 
 from serve_app.answers_url import normal_answers_url, shown_url
+from serve_app.errors import ConfigError
+from serve_app.settings import AppSettings
 
 SECRET = "hunter2"
 
@@ -42,3 +44,21 @@ def test_what_is_none_is_refused_with_the_remedy_and_without_the_password(url: s
         normal_answers_url(url)
     assert problem in str(caught.value)
     assert SECRET not in str(caught.value)
+
+
+def test_the_variable_wins_over_the_setting_and_neither_is_shown_with_its_password(monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("valkey")
+    app = AppSettings.load({"answers_url": f"redis://:{SECRET}@cache/1"})
+    assert (app.absolute().answers_url, SECRET in repr(app)) == (f"redis://:{SECRET}@cache/1", False)
+    monkeypatch.setenv("FRUGAL_ANSWERS_URL", f"valkey://:{SECRET}@other/2")
+    assert app.absolute().answers_url == f"valkey://:{SECRET}@other/2"
+    monkeypatch.setenv("FRUGAL_ANSWERS_URL", f"memcached://{SECRET}")
+    with pytest.raises(ConfigError, match="FRUGAL_ANSWERS_URL: must be valkey://") as caught:
+        app.absolute()
+    assert SECRET not in caught.value.message
+
+
+def test_a_wrong_address_in_the_configuration_names_its_place_and_not_its_password() -> None:
+    with pytest.raises(ConfigError, match=r"^args\.answers_url: ") as caught:
+        AppSettings.load({"answers_url": f"memcached://{SECRET}"}, "args")
+    assert SECRET not in caught.value.message

@@ -6,8 +6,9 @@ import threading
 
 import pytest
 
+from serve_app.messages import Selection
 from serve_app.store.answer_lines import to_blob
-from serve_app.store.answers import Selection, Totals
+from serve_app.store.answers import Totals
 from serve_app.store.valkey import PREFIX, ValkeyAnswers
 from tests.contract_store.answers import *  # noqa: F403 (tests, which pytest finds by their names here)
 from tests.contract_store.answers import stored

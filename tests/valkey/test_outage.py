@@ -14,9 +14,9 @@ from multiprocessing.connection import Connection
 import pytest
 
 from serve_app.cache.shard import AnswerShard
-from serve_app.messages import Chunk, Generate, Item
+from serve_app.messages import Chunk, Generate, Item, Selection
 from serve_app.settings import AppSettings
-from serve_app.store.answers import Selection, StoredAnswer
+from serve_app.store.answers import StoredAnswer
 from serve_app.store.valkey import ValkeyAnswers
 from tests.contract_store.answers import noise, stored
 from tests.fast.fakes import ask, finish
