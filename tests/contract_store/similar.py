@@ -7,7 +7,8 @@ from dataclasses import replace
 
 import pytest
 
-from serve_app.store.answers import AnswerStore, Selection
+from serve_app.messages import Selection
+from serve_app.store.answers import AnswerStore
 from serve_app.store.database import Database
 from serve_app.store.similar import SimilarStore, StoredQuestion, Trial
 from tests.contract_store.answers import stored
