@@ -25,9 +25,8 @@ from serve_app.settings import (
     FeedsSettings,
     IngressSettings,
     ModelTuning,
-    S,
-    Settings,
 )
+from serve_app.settings_base import S, Settings
 
 IMPORT_PATH = "serve_app.graph:build"
 Path = tuple[int | str, ...]

@@ -11,6 +11,7 @@ from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
+from serve_app.messages import REUSED
 from serve_app.metrics import Snapshot
 from serve_app.store.ledger import LedgerRow, ReplicaRow
 
@@ -88,14 +89,14 @@ def _requests(rows: Sequence[LedgerRow]) -> dict[str, Any]:
         if row.requests:
             by_outcome[row.outcome] += row.requests
             by_ending[row.ending] += row.requests
-        if row.outcome in ("hit", "join"):
+        if row.outcome in REUSED:
             tokens_avoided += row.completion_tokens
     total = sum(by_outcome.values())
     return {
         "total": total,
         "by_outcome": {outcome: count for outcome, count in by_outcome.items() if count},
         "by_ending": dict(by_ending),
-        "hit_ratio": _per(by_outcome["hit"] + by_outcome["join"], total - by_outcome["refused"]),
+        "hit_ratio": _per(sum(by_outcome[outcome] for outcome in REUSED), total - by_outcome["refused"]),
         "token_hit_ratio": _per(tokens_avoided, sum(row.completion_tokens for row in rows)),
         "compute_s": sum(row.compute_s for row in rows),
         "avoided_s": sum(row.avoided_s for row in rows),

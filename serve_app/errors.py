@@ -54,6 +54,14 @@ class ContextLengthExceeded(BadRequest):
     code = "context_length_exceeded"
 
 
+class Unauthorized(FrugalError):
+    """The caller did not say who it is, or nobody knows it."""
+
+    status = 401
+    type = "authentication_error"
+    code = "invalid_api_key"
+
+
 class Forbidden(FrugalError):
     """The caller may not do this, whoever it says it is."""
 

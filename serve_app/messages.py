@@ -16,13 +16,9 @@ from serve_app.logprobs import TokenLogprob
 
 Role = Literal["system", "user", "assistant"]
 Priority = Literal["interactive", "batch"]
-Outcome = Literal["hit", "join", "miss", "bypass"]
+Outcome = Literal["hit", "similar", "join", "miss", "bypass"]
+REUSED: tuple[Outcome, ...] = ("hit", "similar", "join")  # no generation of its own
 FinishReason = Literal["stop", "length", "cancelled"]
-
-# The outcomes for which nothing was generated anew: a stored answer (`stale`: past its time, while a new one is made; `similar`: to a
-# question that means the same), or a part in one that was being made for somebody else. Stored answers are the ones that have an age.
-STORED = ("hit", "stale", "similar")
-REUSED = (*STORED, "join")
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,13 +84,15 @@ class CachePolicy:
     """What a request says about stored answers: `Cache-Control` in the words of RFC 9111, section 5.2.1.
 
     `no_cache`: use no stored or live answer, do store the new one. `no_store`: do not store. `max_age_s`: accept only answers at most that
-    old. `sampled_always`: cache and join although the request is not repeatable (temperature > 0 and no seed).
+    old. `sampled_always`: cache and join although the request is not repeatable (temperature > 0 and no seed). `similar`: the answer to a
+    question that means the same will do, where that is switched on.
     """
 
     no_cache: bool = False
     no_store: bool = False
     max_age_s: float | None = None
     sampled_always: bool = False
+    similar: bool = True
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,12 +110,14 @@ class Opening:
     """First item of an answer: how it was made. `age_s` is the age of a stored answer, `None` for one that is being made.
 
     `replay_s`: for so long after its good ending the answer may stand for the next identical question without asking AnswerCache again.
+    `similarity`: of a similar question's answer, whose key is `key`: the cosine similarity of the two questions.
     """
 
     outcome: Outcome
     key: str
     age_s: float | None = None
     replay_s: float = 0.0
+    similarity: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -300,3 +300,13 @@ class ArticlePage:
 
     articles: tuple[Article, ...]
     next_cursor: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Selection:
+    """Which stored answers: all conditions that are given must hold; none: all answers. `created_before` is Unix time."""
+
+    key: str | None = None
+    model: str | None = None
+    feed_id: str | None = None
+    created_before: float | None = None

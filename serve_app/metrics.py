@@ -44,7 +44,19 @@ METRICS: dict[str, Spec] = {
     "frugal_cache_entries": Spec("gauge", "Stored answers."),
     "frugal_cache_bytes": Spec("gauge", "Size of the stored answers."),
     "frugal_cache_evictions_total": Spec("counter", "Stored answers dropped for their age or for room."),
-    "frugal_cache_errors_total": Spec("counter", "Store operations that failed and were treated as a miss.", ("operation",)),
+    "frugal_cache_errors_total": Spec(
+        "counter", "Store operations that failed, or were not tried because the store is down; a get counts as a miss.", ("operation",)
+    ),
+    "frugal_cache_store_up": Spec("gauge", "1 where the store of answers works, 0 where it is left alone for some seconds."),
+    "frugal_cache_lookups_total": Spec("counter", "Lookups by where the answer was: memory, store or nowhere.", ("layer",)),
+    "frugal_cache_memory_entries": Spec("gauge", "Answers in this replica's memory."),
+    "frugal_cache_memory_bytes": Spec("gauge", "Size of the answers in this replica's memory."),
+    "frugal_similar_lookups_total": Spec("counter", "Similarity lookups by result: hit, none, late, busy, error.", ("result",)),
+    "frugal_similar_lookup_seconds": Spec("histogram", "Time of one similarity lookup."),
+    "frugal_similar_stopped_total": Spec("counter", "Near questions that the gate stopped, by what differed.", ("reason",)),
+    "frugal_similar_samples_total": Spec("counter", "Similar answers compared with a new one: right, wrong.", ("verdict",)),
+    "frugal_similar_threshold": Spec("gauge", "Cosine similarity that a question must reach; above 1 the lookup has switched itself off."),
+    "frugal_similar_entries": Spec("gauge", "Questions that this replica compares with."),
     # Model
     "frugal_engine_requests_total": Spec("counter", "Generations by their ending: stop, length, cancelled, error.", ("model", "ending")),
     "frugal_engine_prompt_tokens_total": Spec("counter", "Prompt tokens computed.", ("model",)),

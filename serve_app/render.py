@@ -121,6 +121,36 @@ def _wrapped(text: str) -> str:
     return textwrap.fill(text, width, initial_indent="  ", subsequent_indent="  ")
 
 
+def stored_answer(entry: dict[str, Any]) -> str:
+    """What is known about a stored answer, and its text."""
+    tokens = f"{entry['prompt_tokens']} + {entry['completion_tokens']} tokens, ended by {entry['finish_reason']}"
+    return f"{_stored(entry)}\n  {tokens}\n\n{spoken(entry['text'])}"
+
+
+def stored_answers(totals: dict[str, Any], entries: Iterable[dict[str, Any]]) -> str:
+    """How much is stored, by model and feed, and a block per answer."""
+    lines = [f"{totals['entries']} answers, {totals['size_bytes']:,} bytes"]
+    for group in totals["groups"]:
+        feed = f", feed {_plain(group['feed_id'])}" if group["feed_id"] else ""
+        lines.append(f"  {group['entries']} of {_plain(group['model'])}{feed}: {group['size_bytes']:,} bytes, {group['hits']} hits")
+    return "\n\n".join(["\n".join(lines), *map(_stored, entries)])
+
+
+def _stored(entry: dict[str, Any]) -> str:
+    made = datetime.fromtimestamp(entry["created_at"], UTC).isoformat(" ", "seconds")
+    of = _plain(entry["model"]) + (f", feed {_plain(entry['feed_id'])}" if entry["feed_id"] else "")
+    ttl = "" if entry["ttl_s"] is None else f", for {entry['ttl_s']:g} s"
+    worth = f"{entry['hits']} hits, each saves {entry['compute_s']:.2f} compute-seconds"
+    return f"{entry['key']}\n  {of}; made {made}{ttl}; {entry['size_bytes']:,} bytes; {worth}"
+
+
+def warmed(result: dict[str, Any]) -> str:
+    """What became of one line of requests."""
+    if "error" in result:
+        return f"line {result['line']}: {_plain(result['error']['message'])}"
+    return f"line {result['line']}: {result['cache']} {result['key']}"
+
+
 def _plain(text: str) -> str:
     """Without control characters: a feed must not steer the terminal."""
     return "".join(char if char.isprintable() else " " for char in text)

@@ -26,10 +26,12 @@ class CacheField(Body):
     no_store: bool = Field(False, alias="no-store", description="true: do not store the answer")
     max_age: int | None = Field(None, alias="max-age", ge=0, le=MAX_AGE_LIMIT_S, description="seconds: accept only younger answers")
     sampled: Literal["always"] | None = Field(None, description="always: reuse and store although the answer is drawn without a seed")
+    similar: bool = Field(True, description="false: not the answer to a question that only means the same")
 
     def policy(self) -> CachePolicy:
         """The same in our words."""
-        return CachePolicy(self.no_cache, self.no_store, None if self.max_age is None else float(self.max_age), self.sampled == "always")
+        max_age_s = None if self.max_age is None else float(self.max_age)
+        return CachePolicy(self.no_cache, self.no_store, max_age_s, self.sampled == "always", self.similar)
 
 
 def parse(header: str) -> CachePolicy:
@@ -56,7 +58,13 @@ def parse(header: str) -> CachePolicy:
 def combine(a: CachePolicy, b: CachePolicy) -> CachePolicy:
     """Both at once: what either forbids is forbidden."""
     ages = [policy.max_age_s for policy in (a, b) if policy.max_age_s is not None]
-    return CachePolicy(a.no_cache or b.no_cache, a.no_store or b.no_store, min(ages, default=None), a.sampled_always or b.sampled_always)
+    return CachePolicy(
+        a.no_cache or b.no_cache,
+        a.no_store or b.no_store,
+        min(ages, default=None),
+        a.sampled_always or b.sampled_always,
+        a.similar and b.similar,
+    )
 
 
 def _directives(header: str) -> list[tuple[str, str]]:

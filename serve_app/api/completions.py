@@ -60,8 +60,9 @@ async def chat(body: ChatRequest, request: Request, services: Graph) -> Response
     """OpenAI's chat completion, plain or as server-sent events. The conversation goes through the model's chat template.
 
     Control of the answer cache: the header `Cache-Control: no-cache | no-store | max-age=N`, or the body's `cache`. The reply says how it
-    was made in `x-cache` (hit, join, miss, bypass), `age` and `x-cache-key`, and what it took in the object `frugal`. Of `n` answers,
-    `x-cache` tells the costliest way (hit: all were stored), and `x-cache-key` is the first one's. `timeout_s` ends the request with a 504.
+    was made in `x-cache` (hit, similar, join, miss, bypass), `age` and `x-cache-key`, and what it took in the object `frugal`. Where the
+    answer is that of a question in other words, `x-cache-similarity` says how near that is. Of `n` answers, `x-cache` tells the costliest
+    way (hit: all were stored), and `x-cache-key` is the first one's. `timeout_s` ends the request with a 504.
     """
     if body.user is not None or body.metadata is not None:
         log.info("request %s: user=%r metadata=%r", request_id_of(request.scope), body.user, body.metadata)
@@ -183,4 +184,7 @@ def _headers(openings: Sequence[Opening]) -> dict[str, str]:
     age_s = replies.age_s(openings)
     if age_s is not None:
         headers["age"] = str(int(max(0.0, age_s)))  # RFC 9111, section 5.1: whole seconds
+    similarity = replies.similarity(openings)
+    if similarity is not None:
+        headers["x-cache-similarity"] = f"{similarity:.3f}"
     return headers

@@ -120,6 +120,30 @@ CONFLICT = _error(
     "invalid_request_error",
     "conflict",
 )
+NO_KEY = _error(
+    "The admin key is missing or wrong",
+    "this needs the admin key; send it as Authorization: Bearer <key>",
+    "authentication_error",
+    "invalid_api_key",
+)
+NO_KEY_SET_UP = _error(
+    "There is no admin key yet; the message says how to make one",
+    "there is no admin key; make one with `frugal-serve admin-key new`",
+    "permission_error",
+    "forbidden",
+)
+STORE_DOWN = _error(
+    "The store of answers does not answer, or not every replica has heard of the change; Retry-After says when to come back",
+    "the store of answers does not answer at the moment; try again shortly",
+    "server_error",
+    "unavailable",
+)
+TOO_LARGE = _error(
+    "The body is over the limit; send fewer lines at once",
+    "the body is over max_body_bytes, 1000000 bytes; send a shorter text or raise the limit",
+    "invalid_request_error",
+    "request_too_large",
+)
 
 LATE = _error(
     "The answer took longer than the request's timeout_s (or the server's request_timeout_s, with the code timeout)",

@@ -18,6 +18,8 @@ from typing import Protocol
 from serve_app.cache.books import Books
 from serve_app.cache.flight import Flight
 from serve_app.cache.key import answer_key
+from serve_app.cache.similar.rules import Found
+from serve_app.cache.similar.shadow import Shadow, SimilarAnswers
 from serve_app.drain import Drain
 from serve_app.errors import Cancelled, FrugalError, GenerationFailed, Overloaded, Stopping
 from serve_app.messages import Answer, Ask, Chunk, Failed, Finish, Generate, Item, Opening, Outcome, Priority
@@ -52,6 +54,7 @@ class Answers:
         settings: CacheSettings,
         metrics: Metrics,
         now: Callable[[], float] = time.time,
+        similar: SimilarAnswers | None = None,
     ) -> None:
         self._generate = generate
         self._fingerprint = fingerprint
@@ -66,6 +69,8 @@ class Answers:
         self._drain = Drain(now)
         self._background: set[asyncio.Task[None]] = set()
         self._given_up = False
+        self.similar = similar
+        self._shadow = Shadow(generate, self._put, self.books)
 
     async def stream(self, ask: Ask) -> AsyncGenerator[Item, None]:
         """One Opening, chunks, and one ending.
@@ -81,7 +86,7 @@ class Answers:
             self.books.refused(ask)
             raise
         try:
-            yield Opening(outcome, flight.key, flight.age_s, self._replay_s(flight))
+            yield Opening(outcome, flight.shown_key, flight.age_s, self._replay_s(flight), flight.similarity)
             async for item in flight.follow():
                 if isinstance(item, Finish):
                     ending, finish = item.reason, item
@@ -117,11 +122,11 @@ class Answers:
         tasks = [flight.task for flight in self._flights if flight.task]
         for task in tasks:
             task.cancel()
-        await asyncio.gather(*tasks, *self._background, return_exceptions=True)
+        await asyncio.gather(*tasks, *self._background, self._shadow.close(), return_exceptions=True)
 
     def _replay_s(self, flight: Flight) -> float:
         """How long those who ask us may replay this answer: what is stored, or will be, and never beyond its time to live."""
-        if flight.age_s is None and not flight.keep:
+        if (flight.age_s is None and not flight.keep) or flight.similarity is not None:
             return 0.0
         return max(0.0, min(self.settings.replay_s, self.settings.ttl_s - (flight.age_s or 0.0)))
 
@@ -145,10 +150,12 @@ class Answers:
             except BaseException:
                 self._leave(flight)
                 raise
-            if flight.age_s is None or policy.max_age_s is None or flight.age_s <= policy.max_age_s:
+            too_old = flight.age_s is not None and policy.max_age_s is not None and flight.age_s > policy.max_age_s
+            if not too_old and (flight.similarity is None or policy.similar):
                 return flight, _outcome(flight, joined, look)
             self._leave(flight)
-            policy = replace(policy, max_age_s=0)  # the stored one is too old: only a live or a new answer will do
+            if too_old:
+                policy = replace(policy, max_age_s=0)  # the stored one is too old: only a live or a new answer will do
 
     def _take_off(self, key: str, ask: Ask, *, shared: bool, read: bool) -> Flight:
         if self._given_up:
@@ -170,8 +177,13 @@ class Answers:
     async def _fly(self, flight: Flight, ask: Ask, *, read: bool) -> None:
         try:
             stored = await self._look(flight.key) if read else None
+            found = await self._look_around(ask) if read and stored is None else None
             if stored is not None:
                 self._replay(flight, stored)
+            elif found is not None:
+                self._replay(flight, found.answer, found.similarity)
+                if self.similar is not None:
+                    self._shadow.consider(self.similar, flight.key, ask, found)
             else:
                 flight.open(None)
                 await self._make(flight, ask)
@@ -197,8 +209,8 @@ class Answers:
         if not flight.ended:
             raise GenerationFailed("the model's stream broke off before its end; send the request again")
 
-    def _replay(self, flight: Flight, stored: StoredAnswer) -> None:
-        flight.open(max(0.0, self._now() - stored.created_at))
+    def _replay(self, flight: Flight, stored: StoredAnswer, similarity: float | None = None) -> None:
+        flight.open(max(0.0, self._now() - stored.created_at), stored.key, similarity)
         flight.push(Chunk(stored.text, stored.finish.usage.completion_tokens, stored.logprobs))
         self._push(flight, stored.finish)
 
@@ -242,16 +254,27 @@ class Answers:
             return None
         return stored if stored is not None and self._now() - stored.created_at <= self.settings.ttl_s else None
 
+    async def _look_around(self, ask: Ask) -> Found | None:
+        """The answer to a question that means the same."""
+        if self.similar is None or not ask.policy.similar:
+            return None
+        return await self.similar.find(ask, ask.generate.fingerprint, self._look)
+
     async def _keep(self, flight: Flight, ask: Ask, finish: Finish) -> None:
-        if not flight.keep:
-            return
-        said, generate = flight.so_far(), ask.generate
-        answer = StoredAnswer(flight.key, generate.model, ask.scope, ask.feed_id, said.text, finish, self._now(), said.logprobs)
+        if flight.keep:
+            await self._put(flight.key, ask, flight.so_far(), finish)
+
+    async def _put(self, key: str, ask: Ask, said: Chunk, finish: Finish) -> None:
+        generate = ask.generate
+        answer = StoredAnswer(key, generate.model, ask.scope, ask.feed_id, said.text, finish, self._now(), said.logprobs)
         try:
             await self._store.put(answer)
         except Exception:
             log.exception("cannot store an answer; it is sent all the same")
             self._metrics.inc("frugal_cache_errors_total", operation="put")
+            return
+        if self.similar is not None:
+            self._spawn(self.similar.learn(ask, generate.fingerprint, key))
 
     def _spawn(self, work: Awaitable[None]) -> None:
         task = asyncio.create_task(_swallow(work), context=contextvars.Context())
@@ -260,6 +283,8 @@ class Answers:
 
 
 def _outcome(flight: Flight, joined: bool, look: bool) -> Outcome:
+    if flight.similarity is not None:
+        return "similar"
     if flight.age_s is not None:
         return "hit"
     if joined:

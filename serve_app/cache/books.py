@@ -7,8 +7,9 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
+from typing import Literal
 
-from serve_app.messages import Ask, Finish, Outcome
+from serve_app.messages import REUSED, Ask, Finish, Outcome
 from serve_app.metrics import Metrics
 from serve_app.store.ledger import Ledger, LedgerRow
 
@@ -24,7 +25,7 @@ class Books:
     def caller(self, ask: Ask, outcome: Outcome, ending: str, finish: Finish | None, latency_s: float) -> None:
         """Somebody got an answer, or its error, or left. `finish` is the generation's own, also for a hit or a join."""
         model = ask.generate.model
-        avoided_s = finish.compute_s if finish and outcome in ("hit", "join") else 0.0
+        avoided_s = finish.compute_s if finish and outcome in REUSED else 0.0
         usage = finish.usage if finish else None
         self._add(
             ask,
@@ -45,8 +46,8 @@ class Books:
         self._add(ask, "refused", "error", requests=1)
         self._metrics.inc("frugal_cache_requests_total", model=ask.generate.model, outcome="refused")
 
-    def generation(self, ask: Ask, outcome: Outcome, finish: Finish) -> None:
-        """A generation ended and cost something."""
+    def generation(self, ask: Ask, outcome: Outcome | Literal["shadow"], finish: Finish) -> None:
+        """A generation ended and cost something; `shadow`: nobody asked for it, it measures the similarity lookup."""
         self._add(ask, outcome, finish.reason, compute_s=finish.compute_s, alone_s=finish.alone_s, cost_usd=finish.cost_usd)
 
     def take(self) -> list[LedgerRow]:

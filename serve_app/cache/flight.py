@@ -22,14 +22,17 @@ class Flight:
         self.keep = keep  # somebody who waits allows it to be stored
         self.followers = 0
         self.age_s: float | None = None  # set by `open` where the answer was stored
+        self.similarity: float | None = None  # and where it is the answer to a question that means the same
+        self.shown_key = key  # of the answer itself
         self.task: asyncio.Task[None] | None = None
         self._items: list[Item] = []
         self._opened = asyncio.Event()
         self._changed = asyncio.Event()
 
-    def open(self, age_s: float | None) -> None:
-        """Say how the answer comes about: stored `age_s` seconds ago, or None: it is being generated."""
-        self.age_s = age_s
+    def open(self, age_s: float | None, key: str | None = None, similarity: float | None = None) -> None:
+        """Say how the answer comes about: stored `age_s` seconds ago, or None: it is being generated. `key` and `similarity`: it is
+        stored under another key, that of a question so similar."""
+        self.age_s, self.similarity, self.shown_key = age_s, similarity, key or self.key
         self._opened.set()
 
     async def opened(self) -> None:

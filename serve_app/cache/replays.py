@@ -59,6 +59,10 @@ class Replays:
         if opening.replay_s > 0 and _may_share(ask) and answer.finish.reason != "cancelled" and _size(entry) <= self._entries.maxsize:
             self._entries[shard_key(ask)] = entry
 
+    def clear(self) -> None:
+        """Replay nothing of what was kept up to now."""
+        self._entries.clear()
+
     async def noted(self, ask: Ask, items: AsyncIterator[Item]) -> AsyncIterator[Item]:
         """The same items, remembered at their good ending."""
         opening: Opening | None = None

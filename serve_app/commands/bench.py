@@ -1,4 +1,4 @@
-"""bench engine, bench http, bench cache. Tests: tests/fast/test_bench_*.py, tests/model/test_bench.py."""
+"""bench engine, bench http, bench cache, bench lookup. Tests: tests/fast/test_bench_*.py, tests/model/test_bench.py."""
 
 from __future__ import annotations
 
@@ -157,3 +157,24 @@ def bench_cache(context: click.Context, /, config: pathlib.Path, as_json: bool, 
         click.echo(command.cache_table(document))
     click.echo(json.dumps(document))
     sys.exit(command.exit_code(document))
+
+
+@bench.command("lookup")
+@click.option(
+    "--entries",
+    type=click.IntRange(0, 100_000_000),
+    default=100_000,
+    show_default=True,
+    help="Stored answers of the larger store; a million takes 1.5 GB of the temporary folder; 0: only memory.",
+)
+@click.option("--requests", type=click.IntRange(20), default=2000, show_default=True, help="Hits over HTTP, of each store.")
+@click.option("--seconds", type=click.FloatRange(0, min_open=True), default=0.5, show_default=True, help="Of each figure of memory.")
+@ONLY_JSON
+def bench_lookup(entries: int, requests: int, seconds: float, as_json: bool) -> None:
+    """How fast a stored answer is found: in memory, and over HTTP with few and with many stored answers. Loads no model."""
+    from serve_app.bench import lookup
+
+    document = lookup.run(entries, requests, seconds, _say(as_json))
+    if not as_json:
+        click.echo(lookup.table(document))
+    click.echo(json.dumps(document))

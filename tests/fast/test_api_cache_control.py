@@ -42,3 +42,5 @@ def test_the_stricter_of_two_policies_wins() -> None:
     body = CacheField.model_validate({"no-store": True, "max-age": 90}).policy()
     assert combine(parse("no-cache, max-age=60"), body) == CachePolicy(no_cache=True, no_store=True, max_age_s=60)
     assert combine(CachePolicy(), body) == combine(body, CachePolicy()) == body
+    exact = CacheField.model_validate({"similar": False}).policy()
+    assert combine(CachePolicy(), exact) == exact == CachePolicy(similar=False)

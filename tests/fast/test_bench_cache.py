@@ -126,7 +126,7 @@ def run(num: int, wall_s: float, outcome: str) -> Run:
 
 
 def test_the_gain_is_that_of_all_whole_rounds_together() -> None:
-    pairs = [Pair(run(10, 1.0, "hit"), run(10, 4.0, "bypass")), Pair(run(10, 1.0, "stale"), run(10, 8.0, "bypass"))]
+    pairs = [Pair(run(10, 1.0, "hit"), run(10, 4.0, "bypass")), Pair(run(10, 1.0, "similar"), run(10, 8.0, "bypass"))]
     found = compare([*pairs, Pair(run(3, 0.1, "hit"), Run(interrupted=True))])
     assert [each["gain"] for each in found["rounds"]] == [4.0, 8.0]
     assert (found["cached_requests_per_s"], found["uncached_requests_per_s"], found["gain"]) == (10.0, 1.667, 10.0 / 1.667)

@@ -21,9 +21,9 @@ from serve_app.settings import (
     ModelSettings,
     ModelTuning,
     SamplingDefaults,
-    Settings,
     SummaryPrompt,
 )
+from serve_app.settings_base import Settings
 
 
 def problems_of(cls: type[Settings], data: Any, where: str = "") -> list[str]:

@@ -155,7 +155,7 @@ async def test_what_is_too_old_is_dropped_and_counted(world: World) -> None:
     async with world.shard() as shard:
         await world.asked(shard.answers)
         world.sql("UPDATE answers SET created_at = 0")
-        await asyncio.to_thread(shard._trim)
+        await shard._trim()
         families = dict(shard.metrics.snapshot("AnswerCache", "one").families)
         figures = {name: families[name][0].value for name in ("frugal_cache_evictions_total", "frugal_cache_entries", "frugal_cache_bytes")}
         assert figures == {"frugal_cache_evictions_total": 1.0, "frugal_cache_entries": 0.0, "frugal_cache_bytes": 0.0}

@@ -131,7 +131,7 @@ def _number(report: Mapping[str, Any], *path: str) -> float | None:
 
 
 def _outcomes(report: Mapping[str, Any]) -> str:
-    names = ("hit", "join", "miss", "bypass")
+    names = ("hit", "similar", "join", "miss", "bypass")
     found = [(name, _number(report, "requests", "by_outcome", name)) for name in names]
     return ", ".join(f"{num:,.0f} {name}" for name, num in found if num)
 
