@@ -16,8 +16,8 @@ from serve_app.logprobs import TokenLogprob
 
 Role = Literal["system", "user", "assistant"]
 Priority = Literal["interactive", "batch"]
-Outcome = Literal["hit", "similar", "join", "miss", "bypass"]
-REUSED: tuple[Outcome, ...] = ("hit", "similar", "join")  # no generation of its own
+Outcome = Literal["hit", "stale", "similar", "join", "miss", "bypass"]
+REUSED: tuple[Outcome, ...] = ("hit", "stale", "similar", "join")  # no generation of its own
 FinishReason = Literal["stop", "length", "cancelled"]
 
 

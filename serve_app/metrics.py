@@ -18,6 +18,7 @@ from prometheus_client.registry import Collector
 Kind = Literal["counter", "gauge", "histogram"]
 
 LATENCY_S = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120)
+AGE_S = (1, 10, 60, 300, 900, 3600, 14_400, 43_200, 86_400, 259_200, 604_800, 2_592_000)  # up to 30 days
 STEP_S = (0.005, 0.01, 0.02, 0.04, 0.08, 0.16, 0.32, 0.64, 1.28, 2.56, 5.12, 10)
 ROWS = (1, 2, 4, 8, 12, 16, 24, 32, 48, 64, 128, 256)
 
@@ -37,9 +38,13 @@ METRICS: dict[str, Spec] = {
     "frugal_http_requests_total": Spec("counter", "HTTP requests by route template and status.", ("method", "route", "status")),
     "frugal_http_request_seconds": Spec("histogram", "From the request's head to the end of the reply's body.", ("route",)),
     # AnswerCache
-    "frugal_cache_requests_total": Spec("counter", "Questions by how they were answered, or refused.", ("model", "outcome")),
+    "frugal_cache_requests_total": Spec("counter", "Questions by how they were answered, or refused.", ("model", "feed", "outcome")),
+    "frugal_cache_tokens_total": Spec("counter", "Completion tokens by how they were come by.", ("model", "feed", "outcome")),
     "frugal_cache_answer_seconds": Spec("histogram", "From the question to the answer's end.", ("outcome",)),
-    "frugal_cache_avoided_compute_seconds_total": Spec("counter", "Compute-seconds of the answers that were not made again.", ("model",)),
+    "frugal_cache_age_seconds": Spec("histogram", "Age of the stored answers that were served.", ("model", "feed"), AGE_S),
+    "frugal_cache_avoided_compute_seconds_total": Spec(
+        "counter", "Compute-seconds of the answers that were not made again.", ("model", "feed")
+    ),
     "frugal_cache_in_flight": Spec("gauge", "Generations that callers share at this moment."),
     "frugal_cache_entries": Spec("gauge", "Stored answers."),
     "frugal_cache_bytes": Spec("gauge", "Size of the stored answers."),

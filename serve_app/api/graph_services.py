@@ -13,6 +13,7 @@ from contextlib import aclosing, contextmanager
 from typing import Any, Protocol
 
 from serve_app.cache.books import flush
+from serve_app.cache.holdings import Holdings
 from serve_app.cache.replays import Replays, as_items
 from serve_app.cache.similar.backoff import section
 from serve_app.cache.stored import StoredAnswers
@@ -77,6 +78,7 @@ class GraphServices:
         self.own_metrics = Metrics()
         self._replays = Replays(MAX_REPLAY_BYTES, self.own_metrics, time.time)
         self.stored = StoredAnswers(open_answers(app, self._database), calls.forget)
+        self._holdings = Holdings(self.stored.groups)
 
     @property
     def settings(self) -> IngressSettings:
@@ -93,6 +95,7 @@ class GraphServices:
             if task is not None:
                 task.cancel()
         await self.flush()
+        self._holdings.close()
         self.stored.close()
         self._database.close()
 
@@ -164,7 +167,8 @@ class GraphServices:
         snapshots = await self._snapshots()
         rows, replicas = await asyncio.to_thread(lambda: (self._ledger.rows(), self._ledger.replicas()))
         trials = await asyncio.to_thread(SimilarStore(self._database).trials)
-        return {**report(rows, replicas, snapshots, time.time()), "similar": section(trials)}
+        found = report(rows, replicas, snapshots, time.time(), await self._holdings.latest())
+        return {**found, "similar": section(trials)}
 
     async def metrics(self) -> str:
         return render(await self._snapshots())

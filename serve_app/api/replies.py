@@ -22,7 +22,7 @@ from serve_app.messages import REUSED, Answer, Chunk, Finish, ModelCard, Opening
 
 Kind = Literal["chat", "text"]
 DONE = b"data: [DONE]\n\n"
-DEAREST: tuple[Outcome, ...] = ("hit", "similar", "join", "miss", "bypass")  # comes last
+DEAREST: tuple[Outcome, ...] = ("hit", "stale", "similar", "join", "miss", "bypass")  # comes last
 LEAST_LOGPROB = -9999.0  # OpenAI's, because JSON has no infinity
 
 

@@ -94,7 +94,7 @@ class Answers:
                     ending = "error"
                 yield item
         finally:
-            self.books.caller(ask, outcome, ending, finish, time.monotonic() - started)
+            self.books.caller(ask, outcome, ending, finish, time.monotonic() - started, flight.age_s)
             self._leave(flight)
 
     async def whole(self, ask: Ask) -> Answer:

@@ -1,6 +1,7 @@
 """What AnswerCache did since the last flush, ready to be added to the ledger and to the metrics.
 
-Each caller is one request of its outcome; each generation's cost is booked once, whoever waited for it. Tests: tests/fast/test_answers.py.
+Each caller is one request of its outcome; each generation's cost is booked once, whoever waited for it.
+Tests: tests/fast/test_books.py, test_answers.py.
 """
 
 from __future__ import annotations
@@ -22,9 +23,10 @@ class Books:
         self._now = now
         self._rows: dict[tuple[object, ...], LedgerRow] = {}
 
-    def caller(self, ask: Ask, outcome: Outcome, ending: str, finish: Finish | None, latency_s: float) -> None:
-        """Somebody got an answer, or its error, or left. `finish` is the generation's own, also for a hit or a join."""
-        model = ask.generate.model
+    def caller(self, ask: Ask, outcome: Outcome, ending: str, finish: Finish | None, latency_s: float, age_s: float | None = None) -> None:
+        """Somebody got an answer, or its error, or left. `finish` is the generation's own, also for a hit or a join; `age_s` is that of a
+        stored answer."""
+        model, feed = ask.generate.model, ask.feed_id
         avoided_s = finish.compute_s if finish and outcome in REUSED else 0.0
         usage = finish.usage if finish else None
         self._add(
@@ -37,14 +39,17 @@ class Books:
             avoided_s=avoided_s,
             latency_s=latency_s,
         )
-        self._metrics.inc("frugal_cache_requests_total", model=model, outcome=outcome)
-        self._metrics.inc("frugal_cache_avoided_compute_seconds_total", avoided_s, model=model)
+        self._metrics.inc("frugal_cache_requests_total", model=model, feed=feed, outcome=outcome)
+        self._metrics.inc("frugal_cache_tokens_total", usage.completion_tokens if usage else 0, model=model, feed=feed, outcome=outcome)
+        self._metrics.inc("frugal_cache_avoided_compute_seconds_total", avoided_s, model=model, feed=feed)
+        if age_s is not None:
+            self._metrics.observe("frugal_cache_age_seconds", age_s, model=model, feed=feed)
         self._metrics.observe("frugal_cache_answer_seconds", latency_s, outcome=outcome)
 
     def refused(self, ask: Ask) -> None:
         """Somebody was turned away before an answer began: too many at once, or no model yet."""
         self._add(ask, "refused", "error", requests=1)
-        self._metrics.inc("frugal_cache_requests_total", model=ask.generate.model, outcome="refused")
+        self._metrics.inc("frugal_cache_requests_total", model=ask.generate.model, feed=ask.feed_id, outcome="refused")
 
     def generation(self, ask: Ask, outcome: Outcome | Literal["shadow"], finish: Finish) -> None:
         """A generation ended and cost something; `shadow`: nobody asked for it, it measures the similarity lookup."""

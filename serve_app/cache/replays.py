@@ -49,7 +49,7 @@ class Replays:
             return None
         opening = replace(entry.answer.opening, outcome="hit", age_s=age_s)
         finish = entry.answer.finish
-        self.books.caller(ask, "hit", finish.reason, finish, time.monotonic() - began)
+        self.books.caller(ask, "hit", finish.reason, finish, time.monotonic() - began, age_s)
         return replace(entry.answer, opening=opening)
 
     def keep(self, ask: Ask, answer: Answer) -> None:
