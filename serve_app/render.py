@@ -57,6 +57,7 @@ def report(data: dict[str, Any]) -> str:
         ("compute", f"{compute['spent_s']:.1f} s spent, {compute['lost_s']:.1f} s of it on answers that were given up"),
         ("answers", f"{compute['attributed_s']:.1f} s; one at a time they would have taken {compute['one_at_a_time_s']:.1f} s"),
         ("avoided", f"{compute['avoided_by_cache_s']:.1f} s by caching, {compute['avoided_by_batching_s']:.1f} s by batching"),
+        ("cache", _cached(data)),
         (
             "replicas",
             f"{time['replica_s']:.0f} s = {time['used_s']:.0f} used + {time['idle_s']:.0f} idle + {time['startup_s']:.0f} start-up"
@@ -105,6 +106,17 @@ def _model_replica(replica: dict[str, Any]) -> str:
 def spoken(text: str) -> str:
     """A model's words: they keep their lines and joined characters, and steer the terminal no more than a feed does."""
     return "".join(char if char.isprintable() or char in "\n\t\u200c\u200d" else " " for char in text)
+
+
+def _cached(data: dict[str, Any]) -> str:
+    age, stored = data["requests"]["age"], data["requests"]["stored"]
+    parts = [
+        f"{_share(data['requests']['token_hit_ratio'])} of the tokens reused",
+        f"age when served p50 {_seconds(age['p50_s'])}, p95 {_seconds(age['p95_s'])}" if age["mean_s"] is not None else "",
+        f"{stored['entries']} stored, {stored['size_bytes'] / 1e6:.1f} MB" if stored["entries"] is not None else "",
+        f"{data['cache']['evictions']} evicted",
+    ]
+    return "; ".join(part for part in parts if part)
 
 
 def _latency(by_outcome: dict[str, dict[str, float | None]]) -> str:
