@@ -25,7 +25,7 @@ def cache_table(document: dict[str, Any]) -> str:
     runs = [{"workload": arm, **load, **document[arm]} for arm in ("cached", "uncached")]
     rounds = ", ".join(_number(pair["gain"]) for pair in document["rounds"])
     reused = f"{_percent(document['hit_ratio'])} of the answers reused (at most {_percent(document['best_hit_ratio'])} were asked before)"
-    gain = f"gain: {_number(document['gain'])} times the requests/s (by round: {rounds or 'none'}); {reused}"
+    gain = f"gain: {_number(document['gain'])} times the requests/s (by round, as it fills: {rounds or 'none'}); {reused}"
     return f"{table({'runs': runs, 'conditions': document['conditions']})}\n{gain}"
 
 
