@@ -208,7 +208,7 @@ def test_the_ages_of_served_answers_are_told_in_all_by_model_and_by_feed() -> No
     data = report([MISS, HIT], [], [of_users, of_feed], 9000.0)
     assert data["requests"]["age"] == data["by_model"]["tiny"]["age"]
     assert data["requests"]["age"]["mean_s"] == (10 + 60 + 3600) / 3
-    assert data["requests"]["age"]["p50_s"] == pytest.approx(35.0)  # half of the way from 10 to 60 s, the bucket of the second one
+    assert data["requests"]["age"]["p50_s"] == pytest.approx(45.0)  # half of the way from 30 to 60 s, the bucket of the second one
     assert data["by_feed"]["feed0"]["age"] == {
         "mean_s": 3600.0,
         "p50_s": pytest.approx(2250.0),

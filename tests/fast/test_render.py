@@ -145,7 +145,7 @@ def test_the_report_shows_every_figure_with_its_unit(last_seen_at: float, unacco
         "compute   30.0 s spent, 5.0 s of it on answers that were given up\n"
         "answers   4.0 s; one at a time they would have taken 10.0 s\n"
         "avoided   2.0 s by caching, 6.0 s by batching\n"
-        "cache     25% of the tokens reused; age when served p50 35.0 s, p95 57.5 s; 7 stored, 1.5 MB; 3 evicted\n"
+        "cache     25% of the tokens reused; age when served p50 20.0 s, p95 29.0 s; 7 stored, 1.5 MB; 3 evicted\n"
         f"replicas  {lived:.0f} s = 30 used + 40 idle + 20 start-up{unaccounted}\n"
         f"cost      ${lived / 1000:.4f} allocation (the bill), $0.0300 usage (the work)\n"
         f"          ${lived / 4:.4f} per 1,000 requests, allocation\n"
