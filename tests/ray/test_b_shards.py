@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import pathlib
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import AsyncGenerator, Callable, Iterable
 from typing import Any
 
@@ -121,7 +121,7 @@ def outcomes(program: Program, texts: list[str]) -> Counter[str]:
 
 def by_shard(program: Program) -> dict[str, float]:
     """Questions that each living shard answered."""
-    found: Counter[str] = Counter()
+    found: dict[str, float] = defaultdict(float)
     for line in program.http.get("/metrics").text.splitlines():
         if line.startswith("frugal_cache_requests_total{") and 'deployment="AnswerCache"' in line:
             found[line.split('replica="')[1].split('"')[0]] += float(line.rsplit(" ", 1)[1])
