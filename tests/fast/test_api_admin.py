@@ -92,7 +92,7 @@ async def test_where_no_key_is_set_up_the_remedy_is_told(world: World) -> None:
 
 
 def test_every_route_of_the_administrator_is_among_those() -> None:
-    paths = {(method, route.path) for route in admin.router.routes if isinstance(route, APIRoute) for method in route.methods}
+    paths = {(method, route.path) for route in admin.router.routes if isinstance(route, APIRoute) for method in route.methods or ()}
     assert paths == {(method, ROOT + path.partition("?")[0].replace(KEY, "{key}")) for method, path in ROUTES}
 
 
