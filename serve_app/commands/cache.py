@@ -111,13 +111,15 @@ def warm(requests: BinaryIO, concurrency: int, as_json: bool, url: str) -> None:
 
 
 @cache.command("export")
-@click.argument("file", type=click.File("w", encoding="utf-8", lazy=False))
+@click.argument("file", type=click.File("w", encoding="utf-8", lazy=True))
 @_selecting
 @URL
 def export(file: TextIO, url: str, **selection: Any) -> None:
     """Write the stored answers into FILE (- for standard output), one JSON line each."""
     num = 0
     with _server(url) as client:
+        client.get(f"{ROOT}/entries", limit=1)  # before the file is touched: a server that is gone or refuses costs no earlier export
+        file.write("")
         for line in client.lines("GET", f"{ROOT}/export", **_params(selection)):
             file.write(json.dumps(line, sort_keys=True, separators=(",", ":")) + "\n")
             num += 1

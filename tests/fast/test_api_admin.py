@@ -10,8 +10,10 @@ from typing import Any
 
 import httpx
 import pytest
+from fastapi.routing import APIRoute
 
 from serve_app.admin_key import sha256_of
+from serve_app.api import admin
 from serve_app.cache.stored import StoredAnswers
 from serve_app.errors import Overloaded, Unavailable
 from serve_app.messages import Answer, Ask, Selection
@@ -72,21 +74,26 @@ ROUTES = [
 ]
 
 
-@pytest.mark.parametrize(("method", "path"), ROUTES)
 @pytest.mark.parametrize("header", ["", "Bearer wrong", f"Basic {ADMIN}", f"Bearer {sha256_of(ADMIN)}", "Bearer caf\xe9"])
-async def test_without_the_key_nothing_is_shown_or_done(world: World, method: str, path: str, header: str) -> None:
+async def test_without_the_key_nothing_is_shown_or_done(world: World, header: str) -> None:
     client = client_of(world.services, headers={"authorization": header.encode("latin-1")} if header else {})
-    reply = await client.request(method, ROOT + path)
-    assert (reply.status_code, reply.headers["www-authenticate"], reply.json()["error"]["code"]) == (401, "Bearer", "invalid_api_key")
+    for method, path in ROUTES:
+        reply = await client.request(method, ROOT + path)
+        assert (reply.status_code, reply.headers["www-authenticate"], reply.json()["error"]["code"]) == (401, "Bearer", "invalid_api_key")
     assert world.store.totals().entries == 4
 
 
-@pytest.mark.parametrize(("method", "path"), ROUTES)
-async def test_where_no_key_is_set_up_the_remedy_is_told(world: World, method: str, path: str) -> None:
+async def test_where_no_key_is_set_up_the_remedy_is_told(world: World) -> None:
     world.services.key_sha256 = None
-    reply = await world.client.request(method, ROOT + path)
-    assert (reply.status_code, "frugal-serve admin-key new" in reply.json()["error"]["message"]) == (403, True)
+    for method, path in ROUTES:
+        reply = await world.client.request(method, ROOT + path)
+        assert (reply.status_code, "frugal-serve admin-key new" in reply.json()["error"]["message"]) == (403, True)
     assert world.store.totals().entries == 4
+
+
+def test_every_route_of_the_administrator_is_among_those() -> None:
+    paths = {(method, route.path) for route in admin.router.routes if isinstance(route, APIRoute) for method in route.methods or ()}
+    assert paths == {(method, ROOT + path.partition("?")[0].replace(KEY, "{key}")) for method, path in ROUTES}
 
 
 async def test_totals_add_up_by_model_and_feed(world: World) -> None:

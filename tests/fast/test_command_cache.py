@@ -116,3 +116,13 @@ def test_admin_key_new_prints_the_key_once_and_keeps_its_hash(tmp_path: pathlib.
     assert (key in result.stderr, sha256_of(key) in result.stderr) == (False, True)
     alone = CliRunner().invoke(main, ["admin-key", "new", str(tmp_path / "mine.yaml"), "--print-only"], env=environment)
     assert (alone.exit_code, path.read_text().strip()) == (0, sha256_of(key))
+
+
+async def test_an_export_that_is_refused_leaves_an_earlier_one_as_it_was(server: Server, tmp_path: pathlib.Path) -> None:
+    file = tmp_path / "answers.jsonl"
+    file.write_text("earlier\n")
+    assert (await server.run("export", str(file), key="wrong")).exit_code == 2
+    assert file.read_text() == "earlier\n"
+    await server.run("delete", "--all")
+    assert (await server.run("export", str(file))).stderr == "0 exported\n"
+    assert file.read_text() == ""

@@ -121,7 +121,7 @@ def outcomes(program: Program, texts: list[str]) -> Counter[str]:
 
 def by_shard(program: Program) -> dict[str, float]:
     """Questions that each living shard answered."""
-    found: defaultdict[str, float] = defaultdict(float)
+    found: dict[str, float] = defaultdict(float)
     for line in program.http.get("/metrics").text.splitlines():
         if line.startswith("frugal_cache_requests_total{") and 'deployment="AnswerCache"' in line:
             found[line.split('replica="')[1].split('"')[0]] += float(line.rsplit(" ", 1)[1])
