@@ -155,6 +155,14 @@ class ModelChanged(Unavailable):
     code = "model_changed"
 
 
+class NotCached(FrugalError):
+    """The request wants a stored answer or none (`only-if-cached`), and there is none that it would take: RFC 9111, section 5.2.1.7."""
+
+    status = 504
+    type = "invalid_request_error"
+    code = "not_cached"
+
+
 class TimedOut(FrugalError):
     """The answer took longer than `request_timeout_s`."""
 

@@ -81,11 +81,13 @@ class Generate:
 
 @dataclass(frozen=True, slots=True)
 class CachePolicy:
-    """What a request says about stored answers: `Cache-Control` in the words of RFC 9111, section 5.2.1.
+    """What a request says about stored answers: `Cache-Control` in the words of RFC 9111, section 5.2.1. See cache/rules.py.
 
     `no_cache`: use no stored or live answer, do store the new one. `no_store`: do not store. `max_age_s`: accept only answers at most that
     old. `sampled_always`: cache and join although the request is not repeatable (temperature > 0 and no seed). `similar`: the answer to a
-    question that means the same will do, where that is switched on.
+    question that means the same will do, where that is switched on. `max_stale_s`: accept an answer that is so long beyond its time to
+    live. `min_fresh_s`: accept only what will be fresh for so long. `only_if_cached`: a stored answer or an error, never a generation.
+    `ttl_s`: time to live of what is stored on account of this request.
     """
 
     no_cache: bool = False
@@ -93,6 +95,10 @@ class CachePolicy:
     max_age_s: float | None = None
     sampled_always: bool = False
     similar: bool = True
+    max_stale_s: float | None = None
+    min_fresh_s: float | None = None
+    only_if_cached: bool = False
+    ttl_s: float | None = None
 
 
 @dataclass(frozen=True, slots=True)

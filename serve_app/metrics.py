@@ -45,6 +45,14 @@ METRICS: dict[str, Spec] = {
     "frugal_cache_avoided_compute_seconds_total": Spec(
         "counter", "Compute-seconds of the answers that were not made again.", ("model", "feed")
     ),
+    "frugal_cache_refreshes_total": Spec(
+        "counter",
+        "Answers made anew in the background while a stale one was served: done, failed, or refused for want of room.",
+        ("result",),
+    ),
+    "frugal_cache_refusals_replayed_total": Spec(
+        "counter", "Requests that met a remembered refusal, and cost the model nothing.", ("model",)
+    ),
     "frugal_cache_in_flight": Spec("gauge", "Generations that callers share at this moment."),
     "frugal_cache_entries": Spec("gauge", "Stored answers."),
     "frugal_cache_bytes": Spec("gauge", "Size of the stored answers."),

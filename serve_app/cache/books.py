@@ -14,6 +14,8 @@ from serve_app.messages import REUSED, Ask, Finish, Outcome
 from serve_app.metrics import Metrics
 from serve_app.store.ledger import Ledger, LedgerRow
 
+Made = Outcome | Literal["refresh", "shadow"]  # nobody asked: to replace a stale answer, or to measure the similarity lookup
+
 
 class Books:
     """Sums by hour, model, feed, outcome and ending. `now` is Unix time."""
@@ -51,8 +53,8 @@ class Books:
         self._add(ask, "refused", "error", requests=1)
         self._metrics.inc("frugal_cache_requests_total", model=ask.generate.model, feed=ask.feed_id, outcome="refused")
 
-    def generation(self, ask: Ask, outcome: Outcome | Literal["shadow"], finish: Finish) -> None:
-        """A generation ended and cost something; `shadow`: nobody asked for it, it measures the similarity lookup."""
+    def generation(self, ask: Ask, outcome: Made, finish: Finish) -> None:
+        """A generation ended and cost something."""
         self._add(ask, outcome, finish.reason, compute_s=finish.compute_s, alone_s=finish.alone_s, cost_usd=finish.cost_usd)
 
     def take(self) -> list[LedgerRow]:

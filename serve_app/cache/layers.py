@@ -18,7 +18,7 @@ from serve_app.cache.circuit import Circuit
 from serve_app.cache.memory import Memory
 from serve_app.messages import Selection
 from serve_app.metrics import Metrics
-from serve_app.settings import CacheSettings
+from serve_app.settings_cache import CacheSettings
 from serve_app.store.answers import AnswerBackend, StoredAnswer
 
 T = TypeVar("T")

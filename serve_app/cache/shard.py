@@ -14,10 +14,12 @@ from typing import TYPE_CHECKING, Any
 from serve_app.cache.answers import Answers
 from serve_app.cache.books import flush
 from serve_app.cache.layers import LayeredAnswers
+from serve_app.cache.rules import kept_s
 from serve_app.live import Live
 from serve_app.messages import Generate, Item, Selection
 from serve_app.metrics import Metrics
-from serve_app.settings import AppSettings, CacheSettings
+from serve_app.settings import AppSettings
+from serve_app.settings_cache import CacheSettings
 from serve_app.store.database import Database
 from serve_app.store.ledger import Ledger
 from serve_app.store.open_answers import open_answers
@@ -77,6 +79,7 @@ class AnswerShard:
     def forget(self, selection: Selection) -> None:
         """These were deleted from the store: let none of them be served from memory."""
         self._stored.forget(selection)
+        self.answers.forget()
 
     @property
     def settings_error(self) -> str | None:
@@ -120,5 +123,6 @@ class AnswerShard:
             await asyncio.sleep(FLUSH_S)
 
     async def _trim(self) -> None:
-        now = time.time()
-        await self._stored.trim(now - self._settings.value.ttl_s, now)
+        longest_ttl_s, stale_s = kept_s(self._settings.value)
+        expired_before = time.time() - stale_s
+        await self._stored.trim(expired_before - longest_ttl_s, expired_before)

@@ -15,7 +15,7 @@ from serve_app.errors import Cancelled, GenerationFailed, Overloaded, Stopping
 from serve_app.logprobs import Candidate, TokenLogprob
 from serve_app.messages import Answer, Ask, CachePolicy, Chunk, Failed, Finish, Item, Opening, Sampling
 from serve_app.metrics import Metrics
-from serve_app.settings import CacheSettings
+from serve_app.settings_cache import CacheSettings
 from tests.fast.fakes import FakeModel, MemoryStore, ask, finish
 
 KEY = answer_key(ask(), "f" * 64)
@@ -157,7 +157,7 @@ async def test_finish_abandoned_stores_what_nobody_waits_for() -> None:
     caller.cancel()
     desk.model.say("kept")
     desk.model.finish()
-    await desk.until(lambda: not desk.answers._live)
+    await desk.until(lambda: not desk.answers.flights.num_flying)
     assert (await desk.answers.whole(ask())).opening.outcome == "hit"
 
 
@@ -174,7 +174,7 @@ async def test_a_stream_that_just_ends_is_an_error_and_not_an_answer(desk: Desk)
     async def broken(_request: object) -> AsyncGenerator[Item, None]:
         yield Chunk("half", 1)
 
-    desk.answers._generate = broken
+    desk.answers.flights._generate = broken
     with pytest.raises(GenerationFailed):
         await desk.answers.whole(ask())
     assert desk.store.entries == {}

@@ -13,7 +13,7 @@ from serve_app.cache.layers import LayeredAnswers
 from serve_app.cache.memory import ENTRY_BYTES, Memory
 from serve_app.messages import Selection
 from serve_app.metrics import Metrics
-from serve_app.settings import CacheSettings
+from serve_app.settings_cache import CacheSettings
 from serve_app.store.answers import AnswerStore, StoredAnswer
 from serve_app.store.database import Database
 from tests.contract_store.answers import noise, stored

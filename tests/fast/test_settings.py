@@ -14,7 +14,6 @@ from serve_app.settings import (
     EMBEDDED_MODEL,
     USER_CONFIGS,
     AppSettings,
-    CacheSettings,
     FeedEntry,
     FeedsSettings,
     IngressSettings,
@@ -24,6 +23,7 @@ from serve_app.settings import (
     SummaryPrompt,
 )
 from serve_app.settings_base import Settings
+from serve_app.settings_cache import CacheSettings
 
 
 def problems_of(cls: type[Settings], data: Any, where: str = "") -> list[str]:

@@ -14,7 +14,8 @@ from serve_app.cache.key import answer_key
 from serve_app.cache.shard import AnswerShard
 from serve_app.errors import Cancelled, ConfigError
 from serve_app.messages import Answer, Opening
-from serve_app.settings import AppSettings, CacheSettings
+from serve_app.settings import AppSettings
+from serve_app.settings_cache import CacheSettings
 from serve_app.store.database import Database
 from serve_app.store.ledger import Ledger
 from tests.fast.fakes import FakeModel, ask, finish

@@ -14,7 +14,7 @@ from serve_app.cache.similar.lookup import Similar
 from serve_app.errors import Overloaded
 from serve_app.messages import Answer, Ask, CachePolicy
 from serve_app.metrics import Metrics
-from serve_app.settings import CacheSettings
+from serve_app.settings_cache import CacheSettings
 from serve_app.settings_similar import SimilarSettings
 from serve_app.store.database import Database
 from serve_app.store.similar import SimilarStore, Trial

@@ -9,7 +9,7 @@ import sys
 import pytest
 
 from serve_app.errors import ConfigError
-from serve_app.settings import CacheSettings
+from serve_app.settings_cache import CacheSettings
 from serve_app.settings_similar import SimilarSettings
 
 
