@@ -88,6 +88,14 @@ def _error(description: str, message: str, type: str, code: str, param: str | No
     return {"description": description, "content": {"application/json": {"example": body}}}
 
 
+def _either(description: str, **errors: dict[str, Any]) -> dict[str, Any]:
+    """One status with several meanings."""
+    named = {
+        name: {"summary": error["description"], "value": error["content"]["application/json"]["example"]} for name, error in errors.items()
+    }
+    return {"description": description, "content": {"application/json": {"examples": named}}}
+
+
 def _ok(description: str, **examples: dict[str, Any]) -> dict[str, Any]:
     named = {name: {"summary": name.replace("_", " "), "value": example} for name, example in examples.items()}
     return {"description": description, "content": {"application/json": {"examples": named}}}
@@ -153,7 +161,21 @@ LATE = _error(
     "timeout_s",
 )
 
+NOT_CACHED = _error(
+    "The request said only-if-cached, and there is no stored answer that it would take",
+    "only-if-cached: there is no stored answer that this request would take; send it without only-if-cached, and one is made",
+    "invalid_request_error",
+    "not_cached",
+    "cache",
+)
+
 _STREAM = "The whole answer; with stream, events of chat.completion.chunk or text_completion that end in `data: [DONE]`"
-_WRONG: Responses = {400: BAD, 404: NO_MODEL, 429: BUSY, 503: LOADING, 504: LATE}
+_WRONG: Responses = {
+    400: BAD,
+    404: NO_MODEL,
+    429: BUSY,
+    503: LOADING,
+    504: _either("Too late, or only-if-cached without a stored answer", late=LATE, not_cached=NOT_CACHED),
+}
 CHAT: Responses = {200: _ok(_STREAM, plain=_CHAT, with_logprobs=_CHAT_LOGPROBS), **_WRONG}
 TEXT: Responses = {200: _ok(_STREAM, plain=_TEXT, with_logprobs=_TEXT_LOGPROBS), **_WRONG}
