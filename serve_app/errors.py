@@ -159,7 +159,6 @@ class NotCached(FrugalError):
     """The request wants a stored answer or none (`only-if-cached`), and there is none that it would take: RFC 9111, section 5.2.1.7."""
 
     status = 504
-    type = "invalid_request_error"
     code = "not_cached"
 
 

@@ -164,7 +164,7 @@ LATE = _error(
 NOT_CACHED = _error(
     "The request said only-if-cached, and there is no stored answer that it would take",
     "only-if-cached: there is no stored answer that this request would take; send it without only-if-cached, and one is made",
-    "invalid_request_error",
+    "server_error",
     "not_cached",
     "cache",
 )

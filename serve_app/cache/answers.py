@@ -138,7 +138,6 @@ class Answers:
         """Find the flight that this caller follows, and how it came about."""
         fingerprint = await self._fingerprint()
         key, limits = answer_key(ask, fingerprint), Limits.of(self.settings, ask.generate.model)
-        ask = replace(ask, generate=replace(ask.generate, fingerprint=fingerprint))
         check_ttl(ask.policy, limits)
         if (refusal := self._refusals.find(key, ask.policy, self.settings.negative_ttl_s)) is not None:
             self._metrics.inc("frugal_cache_refusals_replayed_total", model=ask.generate.model)
@@ -152,10 +151,15 @@ class Answers:
             decision = decide(ask.policy, _held(held), limits, self._now(), live=live is not None, shared=shared)
             if decision.state == "refuse":
                 raise NotCached(NOT_STORED, param="cache")
-            if decision.state in ("hit", "stale") and held is not None:
-                return self._replayed(key, ask, held, decision, limits)
+            if decision.state == "hit" and held is not None:  # the common case goes first: it is what a cache is for
+                return self._replayed(key, held, decision, limits)
+            asked = replace(ask, generate=replace(ask.generate, fingerprint=fingerprint))
+            if decision.state == "stale" and held is not None:
+                if decision.refresh:
+                    self._refresh(key, asked, held)
+                return self._replayed(key, held, decision, limits)
             joined = live is not None and decision.state == "join"
-            flight = live if live is not None and joined else self._take_off(key, ask, held, decision, shared=shared)
+            flight = live if live is not None and joined else self._take_off(key, asked, held, decision, shared=shared)
             await self._wait(flight, ask, shared=shared)
             outcome: Outcome = "join" if joined else "bypass" if decision.state == "bypass" else "miss"
             if flight.stored is None:
@@ -177,9 +181,7 @@ class Answers:
             return await self._looks.get(key)  # stored while we looked
         return held
 
-    def _replayed(self, key: str, ask: Ask, held: StoredAnswer, decision: Decision, limits: Limits) -> tuple[Flight, Opening]:
-        if decision.refresh:
-            self._refresh(key, ask, held)
+    def _replayed(self, key: str, held: StoredAnswer, decision: Decision, limits: Limits) -> tuple[Flight, Opening]:
         replay_s = max(0.0, min(self.settings.replay_s, fresh_s(_as_held(held), limits, self._now())))
         return Flight.of(held), Opening("stale" if decision.state == "stale" else "hit", key, decision.age_s, replay_s)
 

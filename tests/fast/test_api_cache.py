@@ -110,7 +110,7 @@ async def test_only_if_cached_is_a_504_that_names_the_remedy_until_there_is_an_a
     for control, body in (("only-if-cached", {}), ("", {"cache": {"only-if-cached": True}})):
         refused = await post(services, kind, stream, control, **body)
         error = refused.json()["error"]
-        assert (refused.status_code, error["code"], error["type"]) == (504, "not_cached", "invalid_request_error")
+        assert (refused.status_code, error["code"], error["type"]) == (504, "not_cached", "server_error")
         assert "send it without only-if-cached" in error["message"]
         assert refused.headers["x-should-retry"] == "false"
     assert services.num_made == 0

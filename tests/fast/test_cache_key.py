@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import pytest
-from hypothesis import assume, given
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from serve_app.cache.key import answer_key, shard_key
@@ -107,6 +107,7 @@ def test_every_field_is_spoken_for(owner: type) -> None:
 
 
 @pytest.mark.parametrize(("owner", "name"), [(owner, name) for owner, names in FIELDS.items() for name in names])
+@settings(max_examples=20)
 @given(st.data())
 def test_each_field_in_turn_changes_the_key_or_says_why_not(owner: type, name: str, data: st.DataObject) -> None:
     field = FIELDS[owner][name]
@@ -128,9 +129,9 @@ class Tokenizer:
         return {word: number for number, word in enumerate(self._words)}
 
 
-def fingerprint(*, identity: str = "sha256:1", dtype: str = "bfloat16", tokenizer: Tokenizer | None = None, **settings: object) -> str:
+def fingerprint(*, identity: str = "sha256:1", dtype: str = "bfloat16", tokenizer: Tokenizer | None = None, **of_model: object) -> str:
     source = Source(pathlib.Path("weights"), None, identity, "main")
-    return _fingerprint(ModelSettings.load(settings), source, dtype, tokenizer or Tokenizer())
+    return _fingerprint(ModelSettings.load(of_model), source, dtype, tokenizer or Tokenizer())
 
 
 # What of a card is in its fingerprint, by a change of what it is made from; and what is not, and why.
