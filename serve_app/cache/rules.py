@@ -61,8 +61,10 @@ def decide(policy: CachePolicy, held: Held | None, limits: Limits, now: float, *
     reused at all, see `may_share`."""
     if not shared or policy.no_cache:
         return Decision("refuse" if policy.only_if_cached else "bypass")
-    if held is not None and (found := _usable(policy, held, limits, now, live=live)) is not None:
-        return found
+    if held is not None and wants_stored(policy, shared=shared):
+        found = _usable(policy, held, limits, now, live=live)
+        if found is not None:
+            return found
     if policy.only_if_cached:  # one in the making is not stored yet, and would cost more if its other callers left
         return Decision("refuse")
     return Decision("join" if live else "lead")
@@ -79,7 +81,7 @@ def may_store(policy: CachePolicy, *, shared: bool) -> bool:
 
 
 def wants_stored(policy: CachePolicy, *, shared: bool) -> bool:
-    """Whether there is any use in looking for a stored answer: none is of the age 0."""
+    """Whether there is any use in looking for a stored answer. max-age=0 wants none, also where one is of this very moment."""
     return shared and not policy.no_cache and policy.max_age_s != 0
 
 

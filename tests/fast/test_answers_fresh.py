@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import AsyncGenerator, AsyncIterator
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from serve_app.cache.rules import Held, Limits, decide
@@ -285,6 +285,7 @@ STEPS = st.lists(
 
 
 @given(STEPS)
+@example([(0.0, CachePolicy()), (0.0, CachePolicy(max_age_s=0.0))])
 def test_over_any_course_of_requests_nothing_is_older_than_its_reader_allows_nor_stored_against_a_wish(
     steps: list[tuple[float, CachePolicy]],
 ) -> None:

@@ -64,6 +64,7 @@ def decided(policy: CachePolicy, held: Held | None, limits: Limits = LIMITS, *, 
         (CachePolicy(max_age_s=59), FRESH, False, Decision("lead")),
         (CachePolicy(max_age_s=59), FRESH, True, Decision("join")),
         (CachePolicy(max_age_s=0), FRESH, True, Decision("join")),
+        (CachePolicy(max_age_s=0), Held(NOW), False, Decision("lead")),
         (CachePolicy(max_age_s=500), LATE, False, Decision("lead")),  # 5.2.1.1: no stale answer unless it says max-stale, too
         (CachePolicy(max_age_s=500, max_stale_s=10), LATE, False, Decision("stale", 110, refresh=True)),
         (CachePolicy(max_age_s=109, max_stale_s=10), LATE, False, Decision("lead")),
@@ -129,7 +130,7 @@ def states_that_may_be(policy: CachePolicy, held: Held | None, limits: Limits, *
         left -= {"hit"}
     else:
         left -= {"stale"}
-    if policy.max_age_s is not None and age > policy.max_age_s:
+    if policy.max_age_s == 0 or (policy.max_age_s is not None and age > policy.max_age_s):
         left -= {"hit", "stale"}
     if policy.min_fresh_s is not None:
         left -= {"stale"} | ({"hit"} if late > -policy.min_fresh_s else set())
@@ -161,7 +162,7 @@ def test_the_rules_leave_one_state_and_the_oracle_the_same(
 
 @given(POLICIES, HELD, st.booleans())
 def test_who_wants_nothing_stored_gets_nothing_stored(policy: CachePolicy, held: Held | None, shared: bool) -> None:
-    if held is not None and held.created_at < NOW and not wants_stored(policy, shared=shared):
+    if not wants_stored(policy, shared=shared):
         assert decided(policy, held, shared=shared).state not in ("hit", "stale")
 
 
