@@ -5,7 +5,7 @@ from __future__ import annotations
 import click
 
 from serve_app import __version__
-from serve_app.commands import bench, program, server
+from serve_app.commands import admin, bench, cache, program, server
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
@@ -24,6 +24,8 @@ for command in (
     server.digest,
     server.report,
     server.feeds,
+    cache.cache,
+    admin.admin_key_group,
     bench.bench,
 ):
     main.add_command(command)

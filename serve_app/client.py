@@ -22,12 +22,16 @@ class ClientError(Exception):
 
 
 class Client:
-    """A context manager over one connection pool. `timeout_s`: how long the server may keep silent. `transport` is for tests."""
+    """A context manager over one connection pool. `timeout_s`: how long the server may keep silent. `key` opens the administrator's
+    routes. `transport` is for tests."""
 
-    def __init__(self, url: str = DEFAULT_URL, transport: httpx.BaseTransport | None = None, timeout_s: float = TIMEOUT_S) -> None:
+    def __init__(
+        self, url: str = DEFAULT_URL, transport: httpx.BaseTransport | None = None, timeout_s: float = TIMEOUT_S, key: str | None = None
+    ) -> None:
         self.url = url.rstrip("/")
+        headers = {b"authorization": f"Bearer {key}".encode("utf-8", "surrogateescape")} if key else None
         try:
-            self._http = httpx.Client(base_url=self.url, timeout=timeout_s, transport=transport, trust_env=False)
+            self._http = httpx.Client(base_url=self.url, timeout=timeout_s, transport=transport, trust_env=False, headers=headers)
         except httpx.InvalidURL as error:
             raise ClientError(f"{url}: not an address: {error}; write it like {DEFAULT_URL}") from None
 
@@ -37,7 +41,7 @@ class Client:
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
         self._http.close()
 
-    def get(self, path: str, **params: str | int | None) -> Any:
+    def get(self, path: str, **params: str | float | None) -> Any:
         """The JSON under a path."""
         return self._json("GET", path, params={name: value for name, value in params.items() if value is not None})
 
@@ -49,7 +53,27 @@ class Client:
         """Remove what is under a path."""
         self._json("DELETE", path)
 
-    def pages(self, path: str, most: int, **params: str | None) -> Iterator[dict[str, Any]]:
+    def remove(self, path: str, **params: str | float) -> Any:
+        """Remove what the parameters say; the JSON of the reply."""
+        return self._json("DELETE", path, params=params)
+
+    def send(self, path: str, lines: bytes) -> Any:
+        """Send JSON lines, get JSON."""
+        return self._json("POST", path, content=lines)
+
+    def lines(self, method: str, path: str, body: bytes | None = None, **params: str | float) -> Iterator[dict[str, Any]]:
+        """The JSON lines of a reply, as they come."""
+        try:
+            with self._http.stream(method, path, content=body, params=params) as reply:
+                if reply.is_error:
+                    reply.read()
+                    raise ClientError(_reason(reply))
+                for line in reply.iter_lines():
+                    yield json.loads(line)
+        except httpx.RequestError as error:
+            raise self._lost(error) from None
+
+    def pages(self, path: str, most: int, **params: str | float | None) -> Iterator[dict[str, Any]]:
         """The first `most` items of a list, over as many pages as it takes."""
         cursor: str | None = None
         while most > 0:

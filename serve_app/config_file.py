@@ -21,13 +21,12 @@ from serve_app.problems import path_text, unknown_key_remedy
 from serve_app.settings import (
     USER_CONFIGS,
     AppSettings,
-    CacheSettings,
     FeedsSettings,
     IngressSettings,
     ModelTuning,
-    S,
-    Settings,
 )
+from serve_app.settings_base import S, Settings
+from serve_app.settings_cache import CacheSettings
 
 IMPORT_PATH = "serve_app.graph:build"
 Path = tuple[int | str, ...]

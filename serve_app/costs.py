@@ -8,14 +8,20 @@ Tests: tests/fast/test_costs.py.
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
+from collections.abc import Iterable, Sequence
+from typing import Any, TypeVar
 
+from serve_app.histograms import Observed, observed
+from serve_app.messages import REUSED
 from serve_app.metrics import Snapshot
+from serve_app.store.answers import Group
 from serve_app.store.ledger import LedgerRow, ReplicaRow
 
+T = TypeVar("T")
+
+AGES = "frugal_cache_age_seconds"
 MAX_REPLICAS = 50  # shown one by one, the latest; the totals count all
-QUANTILES = {"p50_s": 0.5, "p95_s": 0.95, "p99_s": 0.99}
+STARTED = "since the present replicas started"
 
 
 def request_cost_usd(compute_s: float, price_per_hour_usd: float) -> float:
@@ -23,8 +29,17 @@ def request_cost_usd(compute_s: float, price_per_hour_usd: float) -> float:
     return compute_s * price_per_hour_usd / 3600
 
 
-def report(rows: Sequence[LedgerRow], replicas: Sequence[ReplicaRow], snapshots: Iterable[Snapshot], now: float) -> dict[str, Any]:
-    """The report of GET /v1/report: sections of plain numbers, seconds and dollars, with the basis in the name."""
+def report(
+    rows: Sequence[LedgerRow],
+    replicas: Sequence[ReplicaRow],
+    snapshots: Iterable[Snapshot],
+    now: float,
+    stored: Sequence[Group] | None = None,
+) -> dict[str, Any]:
+    """The report of GET /v1/report: sections of plain numbers, seconds and dollars, with the basis in the name.
+
+    `stored`: the stored answers by model and feed, None where that is not known.
+    """
     snapshots = list(snapshots)
     time = replica_time(replicas)
     total = _total(rows)
@@ -32,13 +47,14 @@ def report(rows: Sequence[LedgerRow], replicas: Sequence[ReplicaRow], snapshots:
         "object": "report",
         "since": min([row.hour for row in rows] + [int(replica.started_at) for replica in replicas], default=None),
         "until": now,
-        "requests": _requests(rows),
+        "requests": {**_requests(rows), **_cached(observed(snapshots, AGES)[()], stored)},
         "tokens": {"prompt": total.prompt_tokens, "completion": total.completion_tokens},
         "latency": {
             "mean_s": _per(total.latency_s, total.requests),
             "by_outcome": _latency(rows, snapshots),
-            "note": "means over all time; quantiles since the present replicas started",
+            "note": f"means over all time; quantiles {STARTED}",
         },
+        "cache": _cache(snapshots),
         "batching": _batching(replicas, snapshots),
         "compute": {
             "spent_s": time["used_s"],
@@ -50,8 +66,8 @@ def report(rows: Sequence[LedgerRow], replicas: Sequence[ReplicaRow], snapshots:
         },
         "replicas": {"number": len(replicas), "total": time, "each": [_replica(replica) for replica in replicas[-MAX_REPLICAS:]]},
         "cost": _cost(total, replicas),
-        "by_feed": {feed: _requests(of_feed) for feed, of_feed in _grouped(rows, "feed_id").items() if feed},
-        "by_model": {model: _requests(of_model) for model, of_model in _grouped(rows, "model").items()},
+        "by_feed": {feed: section for feed, section in _by("feed", "feed_id", rows, snapshots, stored).items() if feed},
+        "by_model": _by("model", "model", rows, snapshots, stored),
     }
 
 
@@ -63,22 +79,32 @@ def replica_time(replicas: Iterable[ReplicaRow]) -> dict[str, float]:
     return {name: sum(replica[name] for replica in each) for name in names}
 
 
-def quantile(buckets: Mapping[float, float], share: float) -> float | None:
-    """The value below which `share` of a histogram's observations lie, linear within its bucket, as Prometheus' histogram_quantile.
+def _by(
+    label: str, name: str, rows: Sequence[LedgerRow], snapshots: Sequence[Snapshot], stored: Sequence[Group] | None
+) -> dict[str, dict[str, Any]]:
+    """A section for each value of `name`: of what was asked, and of what is stored without having been asked for since the books began."""
+    asked, ages = _grouped(rows, name), observed(snapshots, AGES, label)
+    held = None if stored is None else _grouped(stored, name)
+    return {
+        value: {**_requests(asked.get(value, ())), **_cached(ages[value,], None if held is None else held.get(value, ()))}
+        for value in dict.fromkeys([*asked, *(held or ())])
+    }
 
-    `buckets`: upper bound -> cumulative count, with an infinite one. None without observations; the last finite bound beyond it.
-    """
-    bounds = sorted(buckets)
-    total = buckets[bounds[-1]] if bounds else 0
-    if not total:
-        return None
-    rank, lower, below = share * total, 0.0, 0.0
-    for bound in bounds:
-        if buckets[bound] >= rank:
-            inside = buckets[bound] - below
-            return lower if bound == float("inf") else lower + (bound - lower) * ((rank - below) / inside if inside else 1.0)
-        lower, below = bound, buckets[bound]
-    return lower
+
+def _cached(ages: Observed, stored: Sequence[Group] | None) -> dict[str, Any]:
+    """Of the stored answers: how old they were when they were served, and how many there are now."""
+    held = None if stored is None else {name: sum(getattr(group, name) for group in stored) for name in ("entries", "size_bytes")}
+    return {"age": {"mean_s": ages.mean, **ages.quantiles()}, "stored": held or {"entries": None, "size_bytes": None}}
+
+
+def _cache(snapshots: Sequence[Snapshot]) -> dict[str, Any]:
+    """What the replicas of the cache did with the store that they share, and what each has in its own memory, added up."""
+    return {
+        "evictions": _sum(snapshots, "frugal_cache_evictions_total"),
+        "errors": _sum(snapshots, "frugal_cache_errors_total"),
+        "memory": {"entries": _sum(snapshots, "frugal_cache_memory_entries"), "size_bytes": _sum(snapshots, "frugal_cache_memory_bytes")},
+        "note": f"evictions, errors and ages {STARTED}; entries and bytes of this moment, give or take half a minute",
+    }
 
 
 def _requests(rows: Sequence[LedgerRow]) -> dict[str, Any]:
@@ -88,14 +114,14 @@ def _requests(rows: Sequence[LedgerRow]) -> dict[str, Any]:
         if row.requests:
             by_outcome[row.outcome] += row.requests
             by_ending[row.ending] += row.requests
-        if row.outcome in ("hit", "join"):
+        if row.outcome in REUSED:
             tokens_avoided += row.completion_tokens
     total = sum(by_outcome.values())
     return {
         "total": total,
         "by_outcome": {outcome: count for outcome, count in by_outcome.items() if count},
         "by_ending": dict(by_ending),
-        "hit_ratio": _per(by_outcome["hit"] + by_outcome["join"], total - by_outcome["refused"]),
+        "hit_ratio": _per(sum(by_outcome[outcome] for outcome in REUSED), total - by_outcome["refused"]),
         "token_hit_ratio": _per(tokens_avoided, sum(row.completion_tokens for row in rows)),
         "compute_s": sum(row.compute_s for row in rows),
         "avoided_s": sum(row.avoided_s for row in rows),
@@ -105,17 +131,16 @@ def _requests(rows: Sequence[LedgerRow]) -> dict[str, Any]:
 
 def _latency(rows: Sequence[LedgerRow], snapshots: Sequence[Snapshot]) -> dict[str, dict[str, float | None]]:
     result: dict[str, dict[str, float | None]] = {}
+    latencies = observed(snapshots, "frugal_cache_answer_seconds", "outcome")
     for outcome, of_outcome in _grouped((row for row in rows if row.outcome != "refused"), "outcome").items():
         total = _total(of_outcome)
-        buckets = _buckets(snapshots, "frugal_cache_answer_seconds", {"outcome": outcome})
-        quantiles = {name: quantile(buckets, share) for name, share in QUANTILES.items()}
-        result[outcome] = {"mean_s": _per(total.latency_s, total.requests), **quantiles}
+        result[outcome] = {"mean_s": _per(total.latency_s, total.requests), **latencies[outcome,].quantiles()}
     return result
 
 
 def _batching(replicas: Sequence[ReplicaRow], snapshots: Sequence[Snapshot]) -> dict[str, Any]:
     rows, wasted = sum(replica.rows for replica in replicas), sum(replica.wasted_rows for replica in replicas)
-    buckets = _buckets(snapshots, "frugal_engine_batch_size", {})
+    buckets = observed(snapshots, "frugal_engine_batch_size")[()].buckets
     counts, below = {}, 0.0
     for bound in sorted(buckets):
         if buckets[bound] > below:
@@ -167,19 +192,12 @@ def _cost(total: LedgerRow, replicas: Sequence[ReplicaRow]) -> dict[str, Any]:
     }
 
 
-def _buckets(snapshots: Iterable[Snapshot], name: str, labels: Mapping[str, str]) -> dict[float, float]:
-    """Cumulative counts of one histogram, added up over all replicas."""
-    buckets: dict[float, float] = defaultdict(float)
-    for snapshot in snapshots:
-        for sample in dict(snapshot.families).get(name, ()):
-            found = dict(sample.labels)
-            if sample.name == f"{name}_bucket" and labels.items() <= found.items():
-                buckets[float(found["le"])] += sample.value
-    return buckets
+def _sum(snapshots: Iterable[Snapshot], name: str) -> int:
+    return int(sum(sample.value for snapshot in snapshots for sample in dict(snapshot.families).get(name, ())))
 
 
-def _grouped(rows: Iterable[LedgerRow], name: str) -> dict[str, list[LedgerRow]]:
-    groups: dict[str, list[LedgerRow]] = defaultdict(list)
+def _grouped(rows: Iterable[T], name: str) -> dict[str, list[T]]:
+    groups: dict[str, list[T]] = defaultdict(list)
     for row in rows:
         groups[getattr(row, name)].append(row)
     return groups

@@ -54,6 +54,14 @@ class ContextLengthExceeded(BadRequest):
     code = "context_length_exceeded"
 
 
+class Unauthorized(FrugalError):
+    """The caller did not say who it is, or nobody knows it."""
+
+    status = 401
+    type = "authentication_error"
+    code = "invalid_api_key"
+
+
 class Forbidden(FrugalError):
     """The caller may not do this, whoever it says it is."""
 
@@ -145,6 +153,13 @@ class ModelChanged(Unavailable):
     """The replica that got this request serves other weights than those the answer was to come from."""
 
     code = "model_changed"
+
+
+class NotCached(FrugalError):
+    """The request wants a stored answer or none (`only-if-cached`), and there is none that it would take: RFC 9111, section 5.2.1.7."""
+
+    status = 504
+    code = "not_cached"
 
 
 class TimedOut(FrugalError):

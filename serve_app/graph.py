@@ -21,7 +21,7 @@ from ray.serve.handle import DeploymentHandle
 from serve_app.errors import FrugalError, ModelChanged
 from serve_app.handles import Calls, ModelHandle, actor_started_at, as_value, whole_answer
 from serve_app.live import Live
-from serve_app.messages import Answer, Article, Ask, Failed, Feed, Generate, Item, ModelCard
+from serve_app.messages import Answer, Article, Ask, Failed, Feed, Generate, Item, ModelCard, Selection
 from serve_app.metrics import Snapshot
 from serve_app.model.engine import Stream
 from serve_app.settings import AppSettings, IngressSettings
@@ -120,6 +120,9 @@ class AnswerCacheDeployment:
     async def flush(self) -> None:
         await self._shard.flush()
 
+    async def forget(self, selection: Selection) -> None:
+        self._shard.forget(selection)
+
     async def give_up(self) -> None:
         """The program stops and its time to drain is over: everybody who still waits gets an error."""
         await self._shard.answers.close()
@@ -213,6 +216,9 @@ class IngressDeployment:
 
     async def flush(self) -> None:
         await self.services.flush()
+
+    async def forget(self, selection: Selection) -> None:
+        self.services.forget(selection)
 
     async def refuse_new(self) -> float:
         """See GraphServices; program/driver.py asks before it ends the program."""

@@ -20,7 +20,7 @@ from ray.serve.handle import DeploymentHandle
 
 from serve_app.cache.key import shard_key
 from serve_app.errors import FrugalError, Unavailable
-from serve_app.messages import Answer, Ask, Failed, Finish, Item, ModelCard
+from serve_app.messages import Answer, Ask, Failed, Finish, Item, ModelCard, Selection
 
 T = TypeVar("T")
 
@@ -117,6 +117,21 @@ class Calls:
         handles = [handle for name, handle in self._handles.items() if (method, name) != ("flush", "Feeds")] + [own]
         results = await asyncio.gather(*(_broadcast(handle, method) for handle in handles))
         return [result for of_one in results for result in of_one]
+
+    async def forget(self, selection: Selection) -> int:
+        """Have every replica that keeps answers in memory forget these; how many there were.
+
+        Raises:
+            Unavailable: not all of them have heard it.
+        """
+        own = serve.get_deployment_handle("Ingress", serve.get_replica_context().app_name)
+        calls = [handle.broadcast("forget", selection).results_async(timeout_s=BROADCAST_TIMEOUT_S) for handle in (self._answers, own)]
+        try:
+            return sum(len(replies) for replies in await asyncio.gather(*calls))
+        except Exception as error:
+            log.warning("broadcast of forget: %s: %s", type(error).__name__, error)
+            message = "the store is changed, but a replica that has not heard it may answer from memory for memory_ttl_s; send it again"
+            raise Unavailable(message, retry_after_s=2) from error
 
     async def deployments(self) -> dict[str, tuple[str, str]]:
         """Deployment -> its status and message, as Serve's controller sees them; where it does not answer, itself as one of them."""

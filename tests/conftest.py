@@ -12,8 +12,9 @@ import pytest
 from serve_app.store.database import Database
 
 TESTS = pathlib.Path(__file__).parent
-RINGS = ("fast", "cluster", "corpus", "postgres", "model", "gpu", "ray")  # from the quickest to the slowest
-os.environ.pop("FRUGAL_DATABASE_URL", None)  # it would win over every test's own database, and may be one that somebody uses
+RINGS = ("fast", "cluster", "corpus", "postgres", "valkey", "model", "gpu", "ray")  # from the quickest to the slowest
+for variable in ("FRUGAL_DATABASE_URL", "FRUGAL_ANSWERS_URL"):
+    os.environ.pop(variable, None)  # it would win over every test's own, and may be one that somebody uses
 pytest.register_assert_rewrite("tests.contract_store", "tests.fast.contract_engine", "tests.fast.engine_bench")  # imported by tests
 
 

@@ -77,6 +77,12 @@ class EventStream(Response):
         await send({"type": "http.response.body", "body": b"", "more_body": False})
 
 
+class JsonLines(EventStream):
+    """Lines of JSON, likewise."""
+
+    media_type = "application/x-ndjson"
+
+
 async def _disconnect(receive: Receive) -> None:
     while (await receive())["type"] != "http.disconnect":
         pass

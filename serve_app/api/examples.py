@@ -88,6 +88,14 @@ def _error(description: str, message: str, type: str, code: str, param: str | No
     return {"description": description, "content": {"application/json": {"example": body}}}
 
 
+def _either(description: str, **errors: dict[str, Any]) -> dict[str, Any]:
+    """One status with several meanings."""
+    named = {
+        name: {"summary": error["description"], "value": error["content"]["application/json"]["example"]} for name, error in errors.items()
+    }
+    return {"description": description, "content": {"application/json": {"examples": named}}}
+
+
 def _ok(description: str, **examples: dict[str, Any]) -> dict[str, Any]:
     named = {name: {"summary": name.replace("_", " "), "value": example} for name, example in examples.items()}
     return {"description": description, "content": {"application/json": {"examples": named}}}
@@ -120,6 +128,30 @@ CONFLICT = _error(
     "invalid_request_error",
     "conflict",
 )
+NO_KEY = _error(
+    "The admin key is missing or wrong",
+    "this needs the admin key; send it as Authorization: Bearer <key>",
+    "authentication_error",
+    "invalid_api_key",
+)
+NO_KEY_SET_UP = _error(
+    "There is no admin key yet; the message says how to make one",
+    "there is no admin key; make one with `frugal-serve admin-key new`",
+    "permission_error",
+    "forbidden",
+)
+STORE_DOWN = _error(
+    "The store of answers does not answer, or not every replica has heard of the change; Retry-After says when to come back",
+    "the store of answers does not answer at the moment; try again shortly",
+    "server_error",
+    "unavailable",
+)
+TOO_LARGE = _error(
+    "The body is over the limit; send fewer lines at once",
+    "the body is over max_body_bytes, 1000000 bytes; send a shorter text or raise the limit",
+    "invalid_request_error",
+    "request_too_large",
+)
 
 LATE = _error(
     "The answer took longer than the request's timeout_s (or the server's request_timeout_s, with the code timeout)",
@@ -129,7 +161,21 @@ LATE = _error(
     "timeout_s",
 )
 
+NOT_CACHED = _error(
+    "The request said only-if-cached, and there is no stored answer that it would take",
+    "only-if-cached: there is no stored answer that this request would take; send it without only-if-cached, and one is made",
+    "server_error",
+    "not_cached",
+    "cache",
+)
+
 _STREAM = "The whole answer; with stream, events of chat.completion.chunk or text_completion that end in `data: [DONE]`"
-_WRONG: Responses = {400: BAD, 404: NO_MODEL, 429: BUSY, 503: LOADING, 504: LATE}
+_WRONG: Responses = {
+    400: BAD,
+    404: NO_MODEL,
+    429: BUSY,
+    503: LOADING,
+    504: _either("Too late, or only-if-cached without a stored answer", late=LATE, not_cached=NOT_CACHED),
+}
 CHAT: Responses = {200: _ok(_STREAM, plain=_CHAT, with_logprobs=_CHAT_LOGPROBS), **_WRONG}
 TEXT: Responses = {200: _ok(_STREAM, plain=_TEXT, with_logprobs=_TEXT_LOGPROBS), **_WRONG}

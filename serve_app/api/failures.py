@@ -18,7 +18,7 @@ from starlette.exceptions import HTTPException
 from starlette.types import Scope
 
 from serve_app.api.fields import bad_request, shown
-from serve_app.errors import BadRequest, FrugalError, NotFound
+from serve_app.errors import BadRequest, FrugalError, NotCached, NotFound
 
 log = logging.getLogger(__name__)
 
@@ -42,6 +42,10 @@ def response_for(error: FrugalError, headers: dict[str, str] | None = None) -> R
     """The error's status, body and, where trying again later helps, Retry-After in whole seconds."""
     if error.retry_after_s is not None and error.status in (429, 503):
         headers = {**(headers or {}), "Retry-After": str(max(1, math.ceil(error.retry_after_s)))}
+    if isinstance(error, NotCached):
+        headers = {**(headers or {}), "x-should-retry": "false"}  # OpenAI's clients would send any other 504 twice more
+    if error.status == 401:
+        headers = {**(headers or {}), "WWW-Authenticate": "Bearer"}  # RFC 9110, section 15.5.2
     return JSONResponse(_printable(error.body()), error.status, headers)
 
 

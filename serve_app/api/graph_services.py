@@ -13,17 +13,22 @@ from contextlib import aclosing, contextmanager
 from typing import Any, Protocol
 
 from serve_app.cache.books import flush
+from serve_app.cache.holdings import Holdings
 from serve_app.cache.replays import Replays, as_items
+from serve_app.cache.similar.backoff import section
+from serve_app.cache.stored import StoredAnswers
 from serve_app.costs import report
 from serve_app.drain import Drain
 from serve_app.errors import Overloaded, Stopping
 from serve_app.live import Live
-from serve_app.messages import Answer, Article, ArticlePage, ArticleQuery, Ask, Feed, Item, ModelCard
+from serve_app.messages import Answer, Article, ArticlePage, ArticleQuery, Ask, Feed, Item, ModelCard, Selection
 from serve_app.metrics import Metrics, Snapshot, render
 from serve_app.settings import AppSettings, IngressSettings
 from serve_app.store.articles import ArticleStore
 from serve_app.store.database import Database
 from serve_app.store.ledger import Ledger
+from serve_app.store.open_answers import open_answers
+from serve_app.store.similar import SimilarStore
 
 log = logging.getLogger(__name__)
 
@@ -48,6 +53,8 @@ class GraphCalls(Protocol):
 
     async def broadcast(self, method: str) -> list[Any]: ...
 
+    async def forget(self, selection: Selection) -> int: ...
+
     async def deployments(self) -> dict[str, tuple[str, str]]: ...
 
 
@@ -70,6 +77,8 @@ class GraphServices:
         self._task: asyncio.Task[None] | None = None
         self.own_metrics = Metrics()
         self._replays = Replays(MAX_REPLAY_BYTES, self.own_metrics, time.time)
+        self.stored = StoredAnswers(open_answers(app, self._database), calls.forget)
+        self._holdings = Holdings(self.stored.groups)
 
     @property
     def settings(self) -> IngressSettings:
@@ -86,6 +95,8 @@ class GraphServices:
             if task is not None:
                 task.cancel()
         await self.flush()
+        self._holdings.close()
+        self.stored.close()
         self._database.close()
 
     async def flush(self) -> None:
@@ -155,7 +166,9 @@ class GraphServices:
         await self._calls.broadcast("flush")  # so that the books are those of this moment
         snapshots = await self._snapshots()
         rows, replicas = await asyncio.to_thread(lambda: (self._ledger.rows(), self._ledger.replicas()))
-        return report(rows, replicas, snapshots, time.time())
+        trials = await asyncio.to_thread(SimilarStore(self._database).trials)
+        found = report(rows, replicas, snapshots, time.time(), await self._holdings.latest())
+        return {**found, "similar": section(trials)}
 
     async def metrics(self) -> str:
         return render(await self._snapshots())
@@ -170,6 +183,13 @@ class GraphServices:
         errors = [f"{name}: {message}" for name, (status, message) in sorted(deployments.items()) if message and status in BROKEN]
         errors += [problem for error in await self._calls.broadcast("settings_error") if error for problem in error.splitlines()]
         return {"ready": bool(self._cards) and not waiting, "waiting_for": waiting, "errors": errors}
+
+    def admin_key_sha256(self) -> str | None:
+        return self._app.admin_key_sha256(self.settings)
+
+    def forget(self, selection: Selection) -> None:
+        """These were deleted from the store. Of what is replayed here everything goes: it is back within moments."""
+        self._replays.clear()
 
     def observe(self, method: str, route: str, status: int, seconds: float) -> None:
         self.own_metrics.inc("frugal_http_requests_total", method=method, route=route, status=str(status))

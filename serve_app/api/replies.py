@@ -1,9 +1,9 @@
 """Answers in OpenAI's words, whole or chunk by chunk. No I/O; requests are in openai.py.
 
 Beside OpenAI's fields a reply has `frugal`: how it was made and what it took. `compute_s` and `cost_usd` are what this request spent, so a
-reused answer (hit, join) shows 0 there and the compute-seconds it did not need in `avoided_s`; engine times of a generation that was not
-this request's are null. Where a request has several answers, seconds and dollars are their sums, `cache` is the costliest way in which one
-was made (hit, join, miss, bypass), and the engine times are the longest.
+reused answer (hit, similar, join) shows 0 there and the compute-seconds it did not need in `avoided_s`; engine times of a generation that
+was not this request's are null. Where a request has several answers, seconds and dollars are their sums, `cache` is the costliest way in
+which one was made (hit, similar, join, miss, bypass), and the engine times are the longest.
 
 Tests: tests/fast/test_api_completions.py, tests/fast/test_api_stream.py, tests/fast/test_api_choices.py.
 """
@@ -18,11 +18,11 @@ from typing import Any, Literal
 from serve_app.api.openai import StreamOptions
 from serve_app.errors import Cancelled, FrugalError
 from serve_app.logprobs import Candidate, TokenLogprob
-from serve_app.messages import Answer, Chunk, Finish, ModelCard, Opening, Outcome
+from serve_app.messages import REUSED, Answer, Chunk, Finish, ModelCard, Opening, Outcome
 
 Kind = Literal["chat", "text"]
 DONE = b"data: [DONE]\n\n"
-DEAREST: tuple[Outcome, ...] = ("hit", "join", "miss", "bypass")  # comes last
+DEAREST: tuple[Outcome, ...] = ("hit", "stale", "similar", "join", "miss", "bypass")  # comes last
 LEAST_LOGPROB = -9999.0  # OpenAI's, because JSON has no infinity
 
 
@@ -169,10 +169,15 @@ def age_s(openings: Sequence[Opening]) -> float | None:
     return max(ages) if len(ages) == len(openings) else None
 
 
+def similarity(openings: Sequence[Opening]) -> float | None:
+    """Of the least similar question whose answer stands for one of this request."""
+    return min((opening.similarity for opening in openings if opening.similarity is not None), default=None)
+
+
 def frugal(openings: Sequence[Opening], finishes: Sequence[Finish]) -> dict[str, Any]:
     """How the answers were made and what they took; see the top of this file."""
-    made = [finish for opening, finish in zip(openings, finishes, strict=True) if opening.outcome not in ("hit", "join")]
-    reused = [finish for opening, finish in zip(openings, finishes, strict=True) if opening.outcome in ("hit", "join")]
+    made = [finish for opening, finish in zip(openings, finishes, strict=True) if opening.outcome not in REUSED]
+    reused = [finish for opening, finish in zip(openings, finishes, strict=True) if opening.outcome in REUSED]
     return {
         "cache": outcome(openings),
         "age_s": age_s(openings),

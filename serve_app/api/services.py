@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import AsyncIterator
 from typing import Any, Protocol
 
+from serve_app.cache.stored import StoredAnswers
 from serve_app.messages import Answer, Article, ArticlePage, ArticleQuery, Ask, Feed, Item, ModelCard
 from serve_app.settings import IngressSettings
 
@@ -75,6 +76,15 @@ class Services(Protocol):
 
     async def ready(self) -> dict[str, Any]:
         """`{"ready": bool, "waiting_for": [plain words], "errors": [plain words]}`."""
+        ...
+
+    @property
+    def stored(self) -> StoredAnswers:
+        """What the administrator may do with the stored answers."""
+        ...
+
+    def admin_key_sha256(self) -> str | None:
+        """Of the administrator's key, read anew for every request; None where there is none."""
         ...
 
     def observe(self, method: str, route: str, status: int, seconds: float) -> None:

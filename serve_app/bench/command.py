@@ -1,28 +1,31 @@
-"""What `frugal-serve bench http` does with its options: find or start a server, load the engine where it is asked for, measure.
+"""What `frugal-serve bench http` and `bench cache` do with their options: find or start a server, load an engine if asked, measure.
 
-Tests: tests/fast/test_bench_http.py; against the real program: tests/ray/test_b_bench_http.py.
+Tests: tests/fast/test_bench_http.py, test_bench_cache.py; against the real program: tests/ray/test_b_bench_http.py.
 """
 
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Collection, Sequence
+import math
+from collections.abc import Callable, Collection, Iterator, Sequence
 from typing import Any
 
+from serve_app.bench.cache import CacheBench
 from serve_app.bench.http import HttpBench, Load, Say
 from serve_app.bench.own_server import OwnServerError, answers, own_server
 from serve_app.bench.paired import engine_of
-from serve_app.bench.table import table
+from serve_app.bench.table import cache_table, table
 from serve_app.bench.workloads import Ask, Name
 from serve_app.client import DEFAULT_URL, ClientError
 from serve_app.config_file import CheckedConfig
 from serve_app.errors import ModelLoadError
 
-__all__ = ["ERRORS", "bench_http", "exit_code", "mistake", "table"]
+__all__ = ["ERRORS", "bench_cache", "bench_http", "cache_table", "exit_code", "mistake", "table"]
 
 ERRORS = (ClientError, OwnServerError, ModelLoadError)
 CLOSED, OPEN = 32, 256  # connections, where nothing is said
 
+START_OR_URL = "--start measures a server of its own, --url another one; leave one of them out"
 GOES_WITH = {"distinct": ("cached", "zipf"), "zipf_s": ("zipf",), "cache": ("articles", "stream")}
 
 
@@ -32,7 +35,7 @@ def mistake(names: Sequence[Name], given: Collection[str]) -> str | None:
         if option in given and not set(workloads) & set(names):
             return f"--{option.replace('_', '-')} goes with {' or '.join(workloads)}"
     if {"start", "url"} <= set(given):
-        return "--start measures a server of its own, --url another one; leave one of them out"
+        return START_OR_URL
     if "with_engine" in given and ("stream" not in names or "rate" in given):
         return "--engine goes with --workload stream and without --rate"
     if "rounds" in given and "with_engine" not in given:
@@ -68,17 +71,52 @@ def bench_http(
     load = Load(connections or (CLOSED if rate is None else OPEN), rate, timeout_s, duration_s, rounds)
     ask = Ask(requests, max_tokens, distinct, zipf_s, cache, seed)
     with contextlib.ExitStack() as stack:
-        if start or (url is None and not answers(DEFAULT_URL)):
-            url = stack.enter_context(own_server(config(), say))
+        url = stack.enter_context(_server(config, say, url, start=start))
         engine = None
         if with_engine:
             engine = stack.enter_context(engine_of(config(), say))
-        return HttpBench(url or DEFAULT_URL, load, ask, say, engine).run(tuple(names))
+        return HttpBench(url, load, ask, say, engine).run(tuple(names))
+
+
+def bench_cache(
+    config: Callable[[], CheckedConfig],
+    say: Say,
+    *,
+    url: str | None,
+    start: bool,
+    connections: int,
+    timeout_s: float,
+    requests: int,
+    max_tokens: int,
+    keys: int,
+    zipf_s: float,
+    seed: int,
+) -> dict[str, Any]:
+    """The JSON document, as `bench_http`. There is no limit of time: an arm that it cut short would have had other questions.
+
+    Raises:
+        ClientError, OwnServerError: with what to do.
+    """
+    load = Load(connections, timeout_s=timeout_s, duration_s=math.inf)
+    ask = Ask(requests, max_tokens, keys, zipf_s, seed=seed)
+    with _server(config, say, url, start=start) as found:
+        return CacheBench(found, load, ask, say).run()
+
+
+@contextlib.contextmanager
+def _server(config: Callable[[], CheckedConfig], say: Say, url: str | None, *, start: bool) -> Iterator[str]:
+    """The address of the server to measure: one of its own where that is asked for, or where none is named and none runs."""
+    if start or (url is None and not answers(DEFAULT_URL)):
+        with own_server(config(), say) as own:
+            yield own
+    else:
+        yield url or DEFAULT_URL
 
 
 def exit_code(document: dict[str, Any]) -> int:
-    """130 after Ctrl-C, 1 where a workload got errors only."""
+    """130 after Ctrl-C, 1 where a workload, or an arm of the cache's, got errors only."""
     runs = document.get("runs", [document])
     if any(run["interrupted"] for run in runs):
         return 130
-    return 1 if any(run["errors"] and not run["completed"] for run in runs) else 0
+    measured = [run[arm] for run in runs for arm in ("cached", "uncached") if arm in run] or runs
+    return 1 if any(run["errors"] and not run["completed"] for run in measured) else 0

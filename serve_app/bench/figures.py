@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from serve_app.bench.samples import Reply, Run, Sample
+from serve_app.messages import REUSED
 
 PERCENTS = (50, 95, 99)
 
@@ -26,7 +27,8 @@ def percentiles(values: Sequence[float]) -> dict[int, float]:
 
 def figures(run: Run) -> dict[str, Any]:
     """What is measured, for the JSON document. Times are null where nothing came; `itl` are the gaps between two pieces of text of one
-    answer, `tpot` an answer's time from its first to its last text per further token, `late` how late the generator itself sent."""
+    answer, `tpot` an answer's time from its first to its last text per further token, `late` how late the generator itself sent, and
+    `hit_ratio` the share of the answers that were not generated anew, as in the report."""
     good = [(sample, sample.result) for sample in run.samples if isinstance(sample.result, Reply)]
     kinds = Counter(sample.result for sample in run.samples if isinstance(sample.result, str))
     streamed = [(sample, reply) for sample, reply in good if reply.text_at]
@@ -52,10 +54,15 @@ def figures(run: Run) -> dict[str, Any]:
         "output_tokens": tokens,
         "prompt_tokens": sum(reply.prompt_tokens for _, reply in good),
         "outcomes": dict(outcomes.most_common()),
-        "hit_ratio": outcomes["hit"] / outcomes.total() if outcomes else None,
+        "hit_ratio": sum(outcomes[outcome] for outcome in REUSED) / outcomes.total() if outcomes else None,
         "wall_s": round(run.wall_s, 4),
         "client_cpu_s": round(run.cpu_s, 4),
     }
+
+
+def quotient(value: float | None, other: float | None) -> float | None:
+    """How many times the other one a figure is; None where one was not measured."""
+    return value / other if value is not None and other else None
 
 
 def _gaps(reply: Reply) -> list[float]:

@@ -1,7 +1,8 @@
 """Load over HTTP against a running server: workloads one after the other, each with its figures, and what they were measured on.
 
 The modules beside it each do one thing: workloads.py what is asked, load.py when, sender.py how, figures.py what it came to, paired.py the
-same without the server, own_server.py a server where none runs, table.py for people. Tests: tests/fast/test_bench_http.py, tests/ray.
+same without the server, cache.py the same past the cache, own_server.py a server where none runs, table.py for people.
+Tests: tests/fast/test_bench_http.py, tests/ray.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ from serve_app.bench.load import closed_loop, open_loop
 from serve_app.bench.machine import conditions
 from serve_app.bench.samples import RequestFailed, Run, joined
 from serve_app.bench.sender import Sender
+from serve_app.bench.turns import take_turns
 from serve_app.bench.workloads import Ask, Name, Workload, build
 from serve_app.client import Client, ClientError
 
@@ -59,7 +61,7 @@ class HttpBench:
         """The JSON document. Ctrl-C ends it early with what there is."""
         self._say(f"measuring {self._url}; Ctrl-C ends it early and prints what there is")
         about = {"conditions": {**conditions(), "server": self._server, "url": self._url}}
-        with asyncio.Runner(loop_factory=_loop_factory()) as runner:
+        with asyncio.Runner(loop_factory=loop_factory()) as runner:
             runs = runner.run(self._all(names))
         return {"benchmark": "http", **(runs[0] if len(runs) == 1 else {"runs": runs}), **about}
 
@@ -89,28 +91,32 @@ class HttpBench:
                 await self._engine.send(asked.primes[0])
             return await closed_loop(self._engine.send, asked.questions, self._load.connections, self._load.duration_s)
 
-        pairs = await paired.take_turns(server, engine, self._load.rounds)
-        return {**self._told(workload, joined([pair.server for pair in pairs])), **paired.compare(pairs)}
+        pairs = await take_turns(server, engine, self._load.rounds)
+        return {**self._told(workload, joined([pair.first for pair in pairs])), **paired.compare(pairs)}
 
     def _build(self, name: Name, first: int = 0) -> Workload:
         return build(name, self._ask, self._server["model"]["id"], self._salt, first)
 
     async def _measure(self, workload: Workload) -> Run:
-        load = self._load
-        async with Sender(self._url, load.connections, load.timeout_s, workload.headers) as sender:
-            for prime in workload.primes:
-                try:
-                    await sender.send(prime)
-                except RequestFailed as error:
-                    self._say(f"{workload.name}: the first request, which is not counted, failed: {error.kind}")
-                    break
-            if load.rate is None:
-                return await closed_loop(sender.send, workload.questions, load.connections, load.duration_s)
-            return await open_loop(sender.send, workload.questions, load.rate, load.connections, self._ask.seed, load.duration_s)
+        return await measure(self._url, workload, self._load, self._ask.seed, self._say)
 
     def _told(self, workload: Workload, run: Run) -> dict[str, Any]:
         load = {"connections": self._load.connections, "rate": self._load.rate}
         return {"workload": workload.name, **load, **figures(run), **workload.told, "seed": self._ask.seed}
+
+
+async def measure(url: str, workload: Workload, load: Load, seed: int, say: Say) -> Run:
+    """Send one workload as the load says, on connections of its own. Ctrl-C ends it early with what there is."""
+    async with Sender(url, load.connections, load.timeout_s, workload.headers) as sender:
+        for prime in workload.primes:
+            try:
+                await sender.send(prime)
+            except RequestFailed as error:
+                say(f"{workload.name}: the first request, which is not counted, failed: {error.kind}")
+                break
+        if load.rate is None:
+            return await closed_loop(sender.send, workload.questions, load.connections, load.duration_s)
+        return await open_loop(sender.send, workload.questions, load.rate, load.connections, seed, load.duration_s)
 
 
 def describe(url: str) -> dict[str, Any]:
@@ -130,7 +136,8 @@ def describe(url: str) -> dict[str, Any]:
         return {"version": version, **profile, "model": {name: model.get(name) for name in CARD}, "generator": serve_app.__version__}
 
 
-def _loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:
+def loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:
+    """The fastest event loop that there is here."""
     try:
         import uvloop
     except ImportError:  # where there is none (Windows), the plain loop costs a third more per request

@@ -25,6 +25,7 @@ import yaml
 from serve_app.client import Client, ClientError
 from serve_app.config_file import IMPORT_PATH, CheckedConfig
 
+OUTSIDE = ("FRUGAL_DATABASE_URL", "FRUGAL_ANSWERS_URL")
 PROGRAM = (sys.executable, "-m", "serve_app", "serve")
 START_S = 900.0  # the first start quantises the weights
 STOP_S = 20.0  # the launcher ends within 15 s
@@ -82,11 +83,12 @@ def answers(url: str) -> bool:
 
 
 def quiet(data: dict[str, Any], port: int) -> dict[str, Any]:
-    """The same configuration on another port of this machine alone, without feeds, which would disturb, and without an outside database."""
+    """The same configuration on another port of this machine alone, without feeds, which would disturb, and without an outside store."""
     changed = copy.deepcopy(data)
     changed["http_options"] = {**changed.get("http_options", {}), "host": "127.0.0.1", "port": port}
     application = next(entry for entry in changed["applications"] if entry["import_path"] == IMPORT_PATH)
-    application.get("args", {}).pop("database_url", None)
+    for outside in ("database_url", "answers_url"):
+        application.get("args", {}).pop(outside, None)
     deployments = application.setdefault("deployments", [])
     feeds = next((entry for entry in deployments if entry["name"] == "Feeds"), None)
     if feeds is None:
@@ -97,7 +99,7 @@ def quiet(data: dict[str, Any], port: int) -> dict[str, Any]:
 
 def _environment(data: pathlib.Path) -> dict[str, str]:
     """Ours, with the folder of its own and without the database of the program in production, which the variable would bring back."""
-    return {**{name: value for name, value in os.environ.items() if name != "FRUGAL_DATABASE_URL"}, "FRUGAL_DATA_DIR": str(data)}
+    return {**{name: value for name, value in os.environ.items() if name not in OUTSIDE}, "FRUGAL_DATA_DIR": str(data)}
 
 
 def _data_folder(folder: pathlib.Path, configured: pathlib.Path) -> pathlib.Path:

@@ -1,7 +1,7 @@
 """The same streams through the running server and straight into an engine of this process, in turn: what all around the engine costs.
 
-Both arms get the same questions from the same clients (`closed_loop`), and the engine gets the server's settings; whoever goes first
-changes with every round, because the machine's speed drifts. Which engine it is, `load_engine` decides as for a replica.
+Both arms get the same questions from the same clients (`closed_loop`), in turn (turns.py), and the engine gets the server's settings.
+Which engine it is, `load_engine` decides as for a replica.
 Tests: tests/fast/test_bench_paired.py.
 """
 
@@ -11,15 +11,15 @@ import asyncio
 import contextlib
 import statistics
 import time
-from collections.abc import Awaitable, Callable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 from serve_app.api.openai import ChatRequest
-from serve_app.bench.figures import figures
+from serve_app.bench.figures import figures, quotient
 from serve_app.bench.load import WALL
 from serve_app.bench.replies import Question
-from serve_app.bench.samples import Reply, RequestFailed, Run
+from serve_app.bench.samples import Reply, RequestFailed
+from serve_app.bench.turns import Pair
 from serve_app.config_file import CheckedConfig
 from serve_app.errors import FrugalError
 from serve_app.messages import Failed, Finish
@@ -108,37 +108,15 @@ class EngineSender:
         raise AssertionError("a stream always ends")
 
 
-@dataclass(frozen=True, slots=True)
-class Pair:
-    """One round: the same questions through both."""
-
-    server: Run
-    engine: Run
-
-
-async def take_turns(server: Callable[[int], Awaitable[Run]], engine: Callable[[int], Awaitable[Run]], rounds: int) -> list[Pair]:
-    """Run both arms once in every round, the first one first in every other round. An interrupted round is the last."""
-    pairs: list[Pair] = []
-    for number in range(rounds):
-        if number % 2 == 0:
-            of_server = await server(number)
-            of_engine = Run(interrupted=True) if of_server.interrupted else await engine(number)
-        else:
-            of_engine = await engine(number)
-            of_server = Run(interrupted=True) if of_engine.interrupted else await server(number)
-        pairs.append(Pair(of_server, of_engine))
-        if of_server.interrupted or of_engine.interrupted:
-            break
-    return pairs
-
-
 def compare(pairs: Sequence[Pair]) -> dict[str, Any]:
-    """For the JSON document: each round's figures, and the median of their ratios of output tokens/s (null without a whole round)."""
+    """For the JSON document: each round's figures, and the median of their ratios of output tokens/s (null without a whole round).
+
+    Of each pair the first run is the server's, the second the engine's.
+    """
     rounds: list[dict[str, Any]] = []
     for pair in pairs:
-        server, engine = ({name: figures(run)[name] for name in TOLD} for run in (pair.server, pair.engine))
-        whole = not (pair.server.interrupted or pair.engine.interrupted) and engine["output_tokens_per_s"]
-        ratio = server["output_tokens_per_s"] / engine["output_tokens_per_s"] if whole else None
+        server, engine = ({name: figures(run)[name] for name in TOLD} for run in (pair.first, pair.second))
+        ratio = None if pair.interrupted else quotient(server["output_tokens_per_s"], engine["output_tokens_per_s"])
         rounds.append({"server": server, "engine": engine, "ratio": ratio})
     ratios = [ratio for each in rounds if (ratio := each["ratio"]) is not None]
     return {"rounds": rounds, "end_to_end_vs_engine": statistics.median(ratios) if ratios else None}

@@ -1,4 +1,4 @@
-"""The document of a load test for people. Pure. Tests: tests/fast/test_bench_http.py."""
+"""The document of a load test for people. Pure. Tests: tests/fast/test_bench_http.py, test_bench_cache.py."""
 
 from __future__ import annotations
 
@@ -17,6 +17,16 @@ def table(document: dict[str, Any]) -> str:
     for run in runs:
         lines += [f"{run['workload']}: {note}" for note in _notes(run)]
     return "\n".join([*lines, _conditions(document["conditions"])])
+
+
+def cache_table(document: dict[str, Any]) -> str:
+    """A line per arm, and below it what the cache is worth."""
+    load = {"rate": None, "connections": document["connections"]}
+    runs = [{"workload": arm, **load, **document[arm]} for arm in ("cached", "uncached")]
+    rounds = ", ".join(_number(pair["gain"]) for pair in document["rounds"])
+    reused = f"{_percent(document['hit_ratio'])} of the answers reused (at most {_percent(document['best_hit_ratio'])} were asked before)"
+    gain = f"gain: {_number(document['gain'])} times the requests/s (by round, as it fills: {rounds or 'none'}); {reused}"
+    return f"{table({'runs': runs, 'conditions': document['conditions']})}\n{gain}"
 
 
 def _line(run: dict[str, Any]) -> str:

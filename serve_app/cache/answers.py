@@ -1,7 +1,7 @@
 """Answers: a stored one, one in the making that several callers share, or a new one.
 
-The model is an injected callable, the store a small protocol, the time a function; nothing here knows Ray or SQL. The store may fail: then
-there is a miss, a metric and a log line, never an error (the cache fails open). Tests: tests/fast/test_answers.py.
+Thin: what a caller gets is decided in rules.py; here it is looked up, joined or begun, and told. The model is an injected callable, the
+store a small protocol, the time a function; nothing here knows Ray or SQL. Tests: tests/fast/test_answers.py, test_answers_fresh.py.
 """
 
 from __future__ import annotations
@@ -13,27 +13,37 @@ import logging
 import time
 from collections.abc import AsyncGenerator, Awaitable, Callable
 from dataclasses import replace
-from typing import Protocol
 
 from serve_app.cache.books import Books
 from serve_app.cache.flight import Flight
+from serve_app.cache.flights import Flights
 from serve_app.cache.key import answer_key
-from serve_app.drain import Drain
-from serve_app.errors import Cancelled, FrugalError, GenerationFailed, Overloaded, Stopping
-from serve_app.messages import Answer, Ask, Chunk, Failed, Finish, Generate, Item, Opening, Outcome, Priority
+from serve_app.cache.looks import Looks, Store
+from serve_app.cache.refusals import Refusals
+from serve_app.cache.rules import (
+    Decision,
+    Held,
+    Limits,
+    check_ttl,
+    decide,
+    fresh_s,
+    is_lasting,
+    may_share,
+    may_store,
+    shortest,
+    wants_stored,
+)
+from serve_app.cache.similar.rules import Found
+from serve_app.cache.similar.shadow import Shadow, SimilarAnswers
+from serve_app.errors import FrugalError, GenerationFailed, NotCached, Stopping
+from serve_app.messages import Answer, Ask, CachePolicy, Chunk, Failed, Finish, Generate, Item, Opening, Outcome
 from serve_app.metrics import Metrics
-from serve_app.settings import CacheSettings
+from serve_app.settings_cache import CacheSettings
 from serve_app.store.answers import StoredAnswer
 
 log = logging.getLogger(__name__)
 
-
-class Store(Protocol):
-    """Where whole answers are kept."""
-
-    async def get(self, key: str) -> StoredAnswer | None: ...
-
-    async def put(self, answer: StoredAnswer) -> None: ...
+NOT_STORED = "only-if-cached: there is no stored answer that this request would take; send it without only-if-cached, and one is made"
 
 
 class Answers:
@@ -52,36 +62,38 @@ class Answers:
         settings: CacheSettings,
         metrics: Metrics,
         now: Callable[[], float] = time.time,
+        similar: SimilarAnswers | None = None,
     ) -> None:
-        self._generate = generate
         self._fingerprint = fingerprint
-        self._promote = promote
-        self._store = store
         self.settings = settings
         self._metrics = metrics
         self._now = now
         self.books = Books(metrics, now)
-        self._live: dict[str, Flight] = {}
-        self._flights: set[Flight] = set()
-        self._drain = Drain(now)
-        self._background: set[asyncio.Task[None]] = set()
-        self._given_up = False
+        self.similar = similar
+        self._looks = Looks(store, metrics)
+        self._refusals = Refusals(now)
+        self.flights = Flights(generate, promote, self, self.books, metrics, now)
+        self._shadow = Shadow(generate, self._put, self.books)
+        self._learning: set[asyncio.Task[None]] = set()
+        self._closed = False
 
     async def stream(self, ask: Ask) -> AsyncGenerator[Item, None]:
         """One Opening, chunks, and one ending.
 
         Raises:
             Overloaded: `max_in_flight` generations are running.
+            NotCached: the request wants a stored answer only.
+            BadRequest: it met a refusal that its like met a moment ago, or wants a longer time to live than there is.
         """
         started = time.monotonic()
         ending, finish = "cancelled", None
         try:
-            flight, outcome = await self._board(ask)
+            flight, opening = await self._board(ask)
         except FrugalError:
             self.books.refused(ask)
             raise
         try:
-            yield Opening(outcome, flight.key, flight.age_s, self._replay_s(flight))
+            yield opening
             async for item in flight.follow():
                 if isinstance(item, Finish):
                     ending, finish = item.reason, item
@@ -89,7 +101,7 @@ class Answers:
                     ending = "error"
                 yield item
         finally:
-            self.books.caller(ask, outcome, ending, finish, time.monotonic() - started)
+            self.books.caller(ask, opening.outcome, ending, finish, time.monotonic() - started, opening.age_s)
             self._leave(flight)
 
     async def whole(self, ask: Ask) -> Answer:
@@ -111,160 +123,159 @@ class Answers:
                         raise item.error
         raise GenerationFailed("the answer broke off before its end; send the request again")
 
+    def forget(self) -> None:
+        """Stored answers were deleted: who comes from now on is served none that was read before."""
+        self._looks.forget()
+        self.flights.forget()
+        self._refusals.clear()
+
     async def close(self) -> None:
         """End every flight, and take no more; those who wait get a Cancelled."""
-        self._given_up = True
-        tasks = [flight.task for flight in self._flights if flight.task]
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, *self._background, return_exceptions=True)
+        self._closed = True
+        await asyncio.gather(self.flights.close(), self._looks.close(), self._shadow.close(), *self._learning, return_exceptions=True)
 
-    def _replay_s(self, flight: Flight) -> float:
-        """How long those who ask us may replay this answer: what is stored, or will be, and never beyond its time to live."""
-        if flight.age_s is None and not flight.keep:
-            return 0.0
-        return max(0.0, min(self.settings.replay_s, self.settings.ttl_s - (flight.age_s or 0.0)))
-
-    async def _board(self, ask: Ask) -> tuple[Flight, Outcome]:
-        """Join the live flight of this key, or start one; an answer that is too old for this caller is not taken."""
+    async def _board(self, ask: Ask) -> tuple[Flight, Opening]:
+        """Find the flight that this caller follows, and how it came about."""
         fingerprint = await self._fingerprint()
-        key, policy = answer_key(ask, fingerprint), ask.policy
-        ask = replace(ask, generate=replace(ask.generate, fingerprint=fingerprint))
-        shared = ask.generate.sampling.repeatable or policy.sampled_always or self.settings.sampled == "always"
-        look = shared and not policy.no_cache
+        key, limits = answer_key(ask, fingerprint), Limits.of(self.settings, ask.generate.model)
+        check_ttl(ask.policy, limits)
+        if (refusal := self._refusals.find(key, ask.policy, self.settings.negative_ttl_s)) is not None:
+            self._metrics.inc("frugal_cache_refusals_replayed_total", model=ask.generate.model)
+            raise refusal
+        shared = may_share(ask.policy, repeatable=ask.generate.sampling.repeatable, settings=self.settings)
         while True:
-            flight = self._live.get(key) if look else None
-            joined = flight is not None
-            if flight is None:
-                flight = self._take_off(key, ask, shared=shared, read=look and policy.max_age_s != 0)
-            flight.followers += 1
-            flight.keep = flight.keep or (shared and not policy.no_store)
-            try:
-                self._raise_priority(flight, ask)
-                await flight.opened()
-            except BaseException:
-                self._leave(flight)
-                raise
-            if flight.age_s is None or policy.max_age_s is None or flight.age_s <= policy.max_age_s:
-                return flight, _outcome(flight, joined, look)
+            held = await self._held(key, wanted=wants_stored(ask.policy, shared=shared))
+            if self._closed:
+                raise Stopping
+            live = self.flights.live(key)
+            decision = decide(ask.policy, _held(held), limits, self._now(), live=live is not None, shared=shared)
+            if decision.state == "refuse":
+                raise NotCached(NOT_STORED, param="cache")
+            if decision.state == "hit" and held is not None:  # the common case goes first: it is what a cache is for
+                return self._replayed(key, held, decision, limits)
+            asked = replace(ask, generate=replace(ask.generate, fingerprint=fingerprint))
+            if decision.state == "stale" and held is not None:
+                if decision.refresh:
+                    self._refresh(key, asked, held)
+                return self._replayed(key, held, decision, limits)
+            joined = live is not None and decision.state == "join"
+            flight = live if live is not None and joined else self._take_off(key, asked, held, decision, shared=shared)
+            await self._wait(flight, ask, shared=shared)
+            outcome: Outcome = "join" if joined else "bypass" if decision.state == "bypass" else "miss"
+            if flight.stored is None:
+                return flight, Opening(outcome, key, replay_s=self._replay_s(flight, limits))
+            if self._takes(ask.policy, flight.stored, limits):
+                age_s = max(0.0, self._now() - flight.stored.created_at)
+                return flight, Opening("similar", flight.stored.key, age_s, similarity=flight.similarity)
             self._leave(flight)
-            policy = replace(policy, max_age_s=0)  # the stored one is too old: only a live or a new answer will do
 
-    def _take_off(self, key: str, ask: Ask, *, shared: bool, read: bool) -> Flight:
-        if self._given_up:
-            raise Stopping
-        if len(self._flights) >= self.settings.max_in_flight:
-            message = f"{len(self._flights)} answers are being made, the most this replica takes; try again later"
-            raise Overloaded(message, retry_after_s=self._drain.retry_after_s())
-        interactive = ask.generate.priority == "interactive"
-        flight = Flight(key, ask.generate.request_id, interactive=interactive, keep=shared and not ask.policy.no_store)
-        if shared and key not in self._live:
-            self._live[key] = flight
-        self._flights.add(flight)
-        # A fresh context: Serve cancels what a request started when its caller leaves, and this flight may have other callers.
-        flight.task = asyncio.create_task(self._fly(flight, ask, read=read), context=contextvars.Context())
-        flight.task.add_done_callback(lambda _task: self._land(flight))
-        self._metrics.set("frugal_cache_in_flight", len(self._flights))
+    async def _held(self, key: str, *, wanted: bool) -> StoredAnswer | None:
+        """What is stored. Who joins a flight whose first caller has looked needs no look of its own, and gets its first chunk at once."""
+        if not wanted:
+            return None
+        flight = self.flights.live(key)
+        if flight is not None and flight.looked:
+            return flight.held
+        held = await self._looks.get(key)
+        if held is None and flight is not None and flight.ended and flight.keep:
+            return await self._looks.get(key)  # stored while we looked
+        return held
+
+    def _replayed(self, key: str, held: StoredAnswer, decision: Decision, limits: Limits) -> tuple[Flight, Opening]:
+        replay_s = max(0.0, min(self.settings.replay_s, fresh_s(_as_held(held), limits, self._now())))
+        return Flight.of(held), Opening("stale" if decision.state == "stale" else "hit", key, decision.age_s, replay_s)
+
+    def _take_off(self, key: str, ask: Ask, held: StoredAnswer | None, decision: Decision, *, shared: bool) -> Flight:
+        generate, lead = ask.generate, decision.state == "lead"
+        around = lead and wants_stored(ask.policy, shared=shared)
+        flight = Flight(key, generate.request_id, interactive=generate.priority == "interactive")
+        flight.looked, flight.held = around or not (shared or ask.policy.no_cache), held
+        self.flights.start(flight, ask, self.settings, shared=shared, around=around)
         return flight
 
-    async def _fly(self, flight: Flight, ask: Ask, *, read: bool) -> None:
+    async def _wait(self, flight: Flight, ask: Ask, *, shared: bool) -> None:
+        """Follow a flight until it is known how its answer comes about."""
+        flight.followers += 1
+        if may_store(ask.policy, shared=shared):
+            flight.keep, flight.ttl_s = True, shortest(flight.ttl_s, ask.policy.ttl_s)
+        if ask.generate.priority == "interactive":
+            self.flights.raise_priority(flight)
         try:
-            stored = await self._look(flight.key) if read else None
-            if stored is not None:
-                self._replay(flight, stored)
-            else:
-                flight.open(None)
-                await self._make(flight, ask)
-        except asyncio.CancelledError:
-            self._end(flight, Cancelled("the answer was given up before its end; send the request again"))
-        except FrugalError as error:
-            self._end(flight, error)
-        except Exception:
-            log.exception("request %s: the generation broke", ask.generate.request_id)
-            message = f"the model broke while it answered request {ask.generate.request_id}; the log has the cause"
-            self._end(flight, GenerationFailed(message))
-
-    async def _make(self, flight: Flight, ask: Ask) -> None:
-        priority: Priority = "interactive" if flight.interactive else "batch"
-        async with contextlib.aclosing(self._generate(replace(ask.generate, priority=priority))) as items:
-            async for item in items:
-                if isinstance(item, Finish):
-                    self.books.generation(ask, "miss" if flight.keep else "bypass", item)
-                    if item.reason == "cancelled":
-                        raise Cancelled("the model gave this answer up before its end; send the request again")
-                    await self._keep(flight, ask, item)  # before the callers see the end: who asks again then finds it
-                self._push(flight, item)
-        if not flight.ended:
-            raise GenerationFailed("the model's stream broke off before its end; send the request again")
-
-    def _replay(self, flight: Flight, stored: StoredAnswer) -> None:
-        flight.open(max(0.0, self._now() - stored.created_at))
-        flight.push(Chunk(stored.text, stored.finish.usage.completion_tokens, stored.logprobs))
-        self._push(flight, stored.finish)
-
-    def _push(self, flight: Flight, item: Item) -> None:
-        flight.push(item)
-        if flight.ended:
-            self._unlist(flight)
-
-    def _unlist(self, flight: Flight) -> None:
-        """Nobody joins it from now on: it has ended (the next caller finds it stored), or nobody waits for it."""
-        if self._live.get(flight.key) is flight:
-            del self._live[flight.key]
-
-    def _end(self, flight: Flight, error: FrugalError) -> None:
-        if not flight.ended:
-            self._push(flight, Failed(error))
-
-    def _land(self, flight: Flight) -> None:
-        self._flights.discard(flight)
-        self._drain.ended()
-        self._metrics.set("frugal_cache_in_flight", len(self._flights))
+            await flight.opened()
+        except BaseException:
+            self._leave(flight)
+            raise
 
     def _leave(self, flight: Flight) -> None:
-        flight.followers -= 1
-        abandoned = flight.followers == 0 and not flight.ended and not (flight.keep and self.settings.finish_abandoned)
-        if abandoned and flight.task is not None:
-            self._unlist(flight)
-            flight.task.cancel()
+        self.flights.leave(flight, finish_abandoned=self.settings.finish_abandoned)
 
-    def _raise_priority(self, flight: Flight, ask: Ask) -> None:
-        if ask.generate.priority == "interactive" and not flight.interactive:
-            flight.interactive = True
-            self._spawn(self._promote(flight.request_id))
-
-    async def _look(self, key: str) -> StoredAnswer | None:
+    def _refresh(self, key: str, ask: Ask, held: StoredAnswer) -> None:
+        """Make a new answer in the background, whoever leaves; while it is made, nobody starts another."""
+        generate = replace(ask.generate, request_id=f"{ask.generate.request_id}.refresh", priority="batch")
+        policy = CachePolicy(sampled_always=ask.policy.sampled_always)
+        ttl_s = shortest(held.ttl_s, ask.policy.ttl_s)
+        flight = Flight(key, generate.request_id, interactive=False, keep=True, ttl_s=ttl_s, background=True)
+        flight.looked, flight.held = True, held
         try:
-            stored = await self._store.get(key)
-        except Exception:
-            log.exception("cannot read a stored answer; it counts as a miss")
-            self._metrics.inc("frugal_cache_errors_total", operation="get")
+            self.flights.start(flight, replace(ask, generate=generate, policy=policy), self.settings, shared=True)
+        except FrugalError:  # no room now; who asks next tries again
+            self._metrics.inc("frugal_cache_refreshes_total", result="refused")
+
+    def _replay_s(self, flight: Flight, limits: Limits) -> float:
+        """How long those who ask us may replay what is being made: not if it is not stored, and never beyond its time to live."""
+        return min(self.settings.replay_s, shortest(flight.ttl_s, limits.ttl_s) or 0.0) if flight.keep else 0.0
+
+    def _takes(self, policy: CachePolicy, stored: StoredAnswer, limits: Limits) -> bool:
+        """Whether this caller takes the stored answer to a question that means the same."""
+        if not policy.similar or policy.no_cache:
+            return False
+        return decide(policy, _as_held(stored), limits, self._now(), live=False, shared=True).state == "hit"
+
+    async def around(self, flight: Flight, ask: Ask) -> Found | None:
+        """See flights.Keeper."""
+        similar, limits = self.similar, Limits.of(self.settings, ask.generate.model)
+        if similar is None or not ask.policy.similar:
             return None
-        return stored if stored is not None and self._now() - stored.created_at <= self.settings.ttl_s else None
 
-    async def _keep(self, flight: Flight, ask: Ask, finish: Finish) -> None:
-        if not flight.keep:
-            return
-        said, generate = flight.so_far(), ask.generate
-        answer = StoredAnswer(flight.key, generate.model, ask.scope, ask.feed_id, said.text, finish, self._now(), said.logprobs)
-        try:
-            await self._store.put(answer)
-        except Exception:
-            log.exception("cannot store an answer; it is sent all the same")
-            self._metrics.inc("frugal_cache_errors_total", operation="put")
+        async def get(key: str) -> StoredAnswer | None:
+            stored = await self._looks.get(key)
+            return stored if stored is not None and self._takes(ask.policy, stored, limits) else None
 
-    def _spawn(self, work: Awaitable[None]) -> None:
-        task = asyncio.create_task(_swallow(work), context=contextvars.Context())
-        self._background.add(task)
-        task.add_done_callback(self._background.discard)
+        found = await similar.find(ask, ask.generate.fingerprint, get)
+        if found is not None:
+            self._shadow.consider(similar, flight.key, ask, found)
+        return found
+
+    async def keep(self, flight: Flight, ask: Ask, finish: Finish) -> None:
+        """See flights.Keeper."""
+        await self._put(flight.key, replace(ask, policy=replace(ask.policy, ttl_s=flight.ttl_s)), flight.so_far(), finish)
+        if flight.background:
+            self._metrics.inc("frugal_cache_refreshes_total", result="done")
+
+    def failed(self, flight: Flight, ask: Ask, error: FrugalError) -> None:
+        """See flights.Keeper."""
+        if flight.background:
+            self._metrics.inc("frugal_cache_refreshes_total", result="failed")
+        # Not where an answer may be stored that its first caller would not take: the next one must find it.
+        elif is_lasting(error) and flight.looked and flight.held is None and not ask.policy.no_store:
+            self._refusals.keep(flight.key, error)
+
+    async def _put(self, key: str, ask: Ask, said: Chunk, finish: Finish) -> None:
+        generate, ttl_s = ask.generate, ask.policy.ttl_s
+        answer = StoredAnswer(key, generate.model, ask.scope, ask.feed_id, said.text, finish, self._now(), said.logprobs, ttl_s)
+        if await self._looks.put(answer) and self.similar is not None:
+            work = self.similar.learn(ask, generate.fingerprint, key)
+            task = asyncio.create_task(_swallow(work), context=contextvars.Context())
+            self._learning.add(task)
+            task.add_done_callback(self._learning.discard)
 
 
-def _outcome(flight: Flight, joined: bool, look: bool) -> Outcome:
-    if flight.age_s is not None:
-        return "hit"
-    if joined:
-        return "join"
-    return "miss" if look else "bypass"
+def _as_held(stored: StoredAnswer) -> Held:
+    return Held(stored.created_at, stored.ttl_s)
+
+
+def _held(stored: StoredAnswer | None) -> Held | None:
+    return None if stored is None else _as_held(stored)
 
 
 async def _swallow(work: Awaitable[None]) -> None:

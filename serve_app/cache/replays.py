@@ -15,6 +15,7 @@ from cachetools import LRUCache
 
 from serve_app.cache.books import Books
 from serve_app.cache.key import shard_key
+from serve_app.cache.rules import Held, Limits, decide, wants_stored
 from serve_app.messages import Answer, Ask, Chunk, Finish, Item, Opening
 from serve_app.metrics import Metrics
 
@@ -40,16 +41,18 @@ class Replays:
     def find(self, ask: Ask) -> Answer | None:
         """The answer, if one may be replayed to this caller now."""
         began = time.monotonic()
-        entry = self._entries.get(shard_key(ask)) if _may_share(ask) and not ask.policy.no_cache else None
+        entry = self._entries.get(shard_key(ask)) if wants_stored(ask.policy, shared=_may_share(ask)) else None
         if entry is None:
             return None
         now = self._now()
-        age_s = max(0.0, now - entry.made_at)
-        if now >= entry.until or (ask.policy.max_age_s is not None and age_s > ask.policy.max_age_s):
+        # Fresh for as long as it may be replayed, at least: who wants to know better (min-fresh, max-stale) is answered by AnswerCache.
+        limits = Limits(entry.until - entry.made_at)
+        decision = decide(ask.policy, Held(entry.made_at), limits, now, live=False, shared=_may_share(ask))
+        if decision.state != "hit" or now >= entry.until:
             return None
-        opening = replace(entry.answer.opening, outcome="hit", age_s=age_s)
+        opening = replace(entry.answer.opening, outcome="hit", age_s=decision.age_s)
         finish = entry.answer.finish
-        self.books.caller(ask, "hit", finish.reason, finish, time.monotonic() - began)
+        self.books.caller(ask, "hit", finish.reason, finish, time.monotonic() - began, decision.age_s)
         return replace(entry.answer, opening=opening)
 
     def keep(self, ask: Ask, answer: Answer) -> None:
@@ -58,6 +61,10 @@ class Replays:
         entry = _Entry(answer, self._now() - (opening.age_s or 0.0), self._now() + opening.replay_s)
         if opening.replay_s > 0 and _may_share(ask) and answer.finish.reason != "cancelled" and _size(entry) <= self._entries.maxsize:
             self._entries[shard_key(ask)] = entry
+
+    def clear(self) -> None:
+        """Replay nothing of what was kept up to now."""
+        self._entries.clear()
 
     async def noted(self, ask: Ask, items: AsyncIterator[Item]) -> AsyncIterator[Item]:
         """The same items, remembered at their good ending."""

@@ -1,4 +1,4 @@
-"""One AnswerCache replica without Ray: the answers over SQL, and a task that keeps the books and the size of the store.
+"""One AnswerCache replica without Ray: the answers over their store, and a task that keeps the books and the size of the store.
 
 Tests: tests/fast/test_shard.py.
 """
@@ -9,23 +9,29 @@ import asyncio
 import logging
 import time
 from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from serve_app.cache.answers import Answers
 from serve_app.cache.books import flush
+from serve_app.cache.layers import LayeredAnswers
+from serve_app.cache.rules import kept_s
 from serve_app.live import Live
-from serve_app.messages import Generate, Item
+from serve_app.messages import Generate, Item, Selection
 from serve_app.metrics import Metrics
-from serve_app.settings import AppSettings, CacheSettings
-from serve_app.store.answers import AnswerStore, StoredAnswer
+from serve_app.settings import AppSettings
+from serve_app.settings_cache import CacheSettings
 from serve_app.store.database import Database
 from serve_app.store.ledger import Ledger
+from serve_app.store.open_answers import open_answers
+from serve_app.store.similar import SimilarStore
+
+if TYPE_CHECKING:
+    from serve_app.cache.similar.lookup import Similar
 
 log = logging.getLogger(__name__)
 
 FLUSH_S = 1.0
-EVICT_EVERY = 30  # flushes
-STORE_TIMEOUT_S = 5.0  # then it counts as failed: a database that hangs must not make every question hang
+TRIM_EVERY = 30  # flushes
 
 
 class AnswerShard:
@@ -40,23 +46,16 @@ class AnswerShard:
         session: str = "",
     ) -> None:
         self._database = Database(app.database)
-        self._store = AnswerStore(self._database)
         self._ledger = Ledger(self._database)
         self._settings = Live(CacheSettings, "AnswerCache.user_config", app.kept_settings("AnswerCache"), session)
         self._task: asyncio.Task[None] | None = None
         self._flushing = asyncio.Lock()
+        self._app = app
+        self._similar: Similar | None = None
         self.metrics = Metrics()
-        self.answers = Answers(generate, fingerprint, promote, self, self._settings.value, self.metrics)
-
-    async def get(self, key: str) -> StoredAnswer | None:
-        """See cache.answers.Store."""
-        async with asyncio.timeout(STORE_TIMEOUT_S):
-            return await asyncio.to_thread(self._store.get, key)
-
-    async def put(self, answer: StoredAnswer) -> None:
-        """See cache.answers.Store."""
-        async with asyncio.timeout(STORE_TIMEOUT_S):
-            await asyncio.to_thread(self._store.put, answer)
+        backend = open_answers(app, self._database, lambda: self.metrics.inc("frugal_cache_errors_total", operation="corrupt"))
+        self._stored = LayeredAnswers(backend, self._settings.value, self.metrics)
+        self.answers = Answers(generate, fingerprint, promote, self._stored, self._settings.value, self.metrics)
 
     def start(self) -> None:
         """Begin to keep the books."""
@@ -66,6 +65,21 @@ class AnswerShard:
         """Take new settings over, or keep the old ones and say why in `settings_error`."""
         self._settings.update(data)
         self.answers.settings = self._settings.value
+        self._stored.tune(self._settings.value)
+        similar = self._settings.value.similar
+        if similar.enabled and self._similar is None:
+            from serve_app.cache.similar.lookup import Similar  # not before it is wanted
+
+            rows, with_answers = SimilarStore(self._database), self._app.answers_url is None
+            self._similar = self.answers.similar = Similar(rows, self._app.model.id, self.metrics, with_answers=with_answers)
+            self._similar.start()
+        if self._similar is not None:
+            self._similar.tune(similar)
+
+    def forget(self, selection: Selection) -> None:
+        """These were deleted from the store: let none of them be served from memory."""
+        self._stored.forget(selection)
+        self.answers.forget()
 
     @property
     def settings_error(self) -> str | None:
@@ -87,15 +101,20 @@ class AnswerShard:
         if self._task is not None:
             self._task.cancel()
         await self.answers.close()
+        await self._stored.note_hits()
+        if self._similar is not None:
+            await self._similar.close()
         await self.flush()
+        self._stored.close()
         self._database.close()
 
     async def _keep(self) -> None:
         flushes = 0
         while True:
             try:
-                if flushes % EVICT_EVERY == 0:
-                    await asyncio.to_thread(self._trim)
+                if flushes % TRIM_EVERY == 0 or self._stored.wants_trim:
+                    await self._trim()
+                await self._stored.note_hits()
                 await self.flush()
             except Exception:
                 log.exception("cannot keep the books; trying again")
@@ -103,10 +122,7 @@ class AnswerShard:
             flushes += 1
             await asyncio.sleep(FLUSH_S)
 
-    def _trim(self) -> None:
-        settings = self._settings.value
-        gone = self._store.evict(settings.max_bytes, time.time() - settings.ttl_s)
-        self.metrics.inc("frugal_cache_evictions_total", gone)
-        totals = self._store.totals()
-        self.metrics.set("frugal_cache_entries", totals.entries)
-        self.metrics.set("frugal_cache_bytes", totals.size_bytes)
+    async def _trim(self) -> None:
+        longest_ttl_s, stale_s = kept_s(self._settings.value)
+        expired_before = time.time() - stale_s
+        await self._stored.trim(expired_before - longest_ttl_s, expired_before)

@@ -34,10 +34,10 @@ def peeked(path: pathlib.Path) -> Any:
 
 
 @contextlib.contextmanager
-def server(url: str, timeout_s: float = TIMEOUT_S) -> Iterator[Client]:
+def server(url: str, timeout_s: float = TIMEOUT_S, key: str | None = None) -> Iterator[Client]:
     """A client; what goes wrong inside ends the command with one line."""
     try:
-        with Client(url, timeout_s=timeout_s) as client:
+        with Client(url, timeout_s=timeout_s, key=key) as client:
             yield client
     except ClientError as error:
         fail(str(error))

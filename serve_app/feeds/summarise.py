@@ -13,7 +13,7 @@ from collections.abc import Awaitable, Callable
 from serve_app.errors import Cancelled, ContextLengthExceeded, FrugalError, GenerationFailed, Overloaded, Unavailable
 from serve_app.feeds.decide import next_try
 from serve_app.feeds.prompt import accept, clean
-from serve_app.messages import Answer, Article, Summary
+from serve_app.messages import REUSED, Answer, Article, Summary
 from serve_app.metrics import Metrics
 from serve_app.settings import FeedsSettings
 from serve_app.store.articles import ArticleStore
@@ -91,7 +91,7 @@ class Summariser:
 def summary_of(article: Article, answer: Answer, model: str, settings: FeedsSettings, now: float) -> Summary:
     """What is stored of an answer. A stored or shared answer cost this article nothing; its tokens are kept as they were."""
     finish, outcome = answer.finish, answer.opening.outcome
-    was_free = outcome in ("hit", "join")
+    was_free = outcome in REUSED
     return Summary(
         text=clean(answer.text, finish.reason, article.title),
         model=model,

@@ -34,7 +34,7 @@ CONNECT = {
 # SET and not the option of the same name, which poolers refuse.
 SESSION = "SET lock_timeout = '30s'; SET idle_in_transaction_session_timeout = '15s'"
 IDLE_CONNECTIONS, MAX_CONNECTIONS = 2, 10  # per process: a server takes 100 in all unless told otherwise
-LOCKS = {"migrate": 7_235_417, "evict": 7_235_418}  # any numbers, of this program alone in its database
+LOCKS = {"migrate": 7_235_417, "evict": 7_235_418, "trim_similar": 7_235_419}  # any numbers, of this program alone in its database
 RETRY_S = 2.0
 MAX_SHOWN = 400
 MAY_NOT = "42501"  # insufficient_privilege: https://www.postgresql.org/docs/current/errcodes-appendix.html

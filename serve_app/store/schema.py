@@ -5,7 +5,7 @@ Times are Unix seconds (float). Tests: tests/contract_store/database.py compares
 
 from __future__ import annotations
 
-from sqlalchemy import Column, Float, ForeignKey, Index, Integer, MetaData, Table, UniqueConstraint, func
+from sqlalchemy import Column, Float, ForeignKey, Index, Integer, LargeBinary, MetaData, Table, UniqueConstraint, func
 
 from serve_app.store.columns import CleanString, CleanText, ExactText, Int64
 
@@ -18,12 +18,26 @@ answers = Table(
     Column("model", CleanString, nullable=False),
     Column("scope", CleanString, nullable=False),
     Column("feed_id", CleanString, nullable=False),
-    Column("text", ExactText, nullable=False),
-    Column("finish", CleanText, nullable=False),  # messages.Finish as JSON, and `logprobs` where they were asked for
-    Column("digest", CleanString(64), nullable=False),  # SHA-256 over key, text and finish: a torn or foreign row is never served
+    Column("digest", CleanString(64), nullable=False),  # SHA-256, see store/answers.py: a torn or foreign row is never served
     Column("size_bytes", Int64, nullable=False),
     Column("created_at", Float, nullable=False),
+    Column("ttl_s", Float),  # where the request asked for one of its own
+    Column("compute_s", Float, nullable=False),  # what a hit saves
+    Column("hits", Int64, nullable=False),
+    Column("value", Float, nullable=False),  # the lowest goes first, see AnswerStore.evict
+    Column("finish", CleanText, nullable=False),  # messages.Finish as JSON, and `logprobs` where they were asked for
+    Column("text", ExactText, nullable=False),  # the last one: SQLite reads through a long value to get at what lies behind it
     Index("answers_created_at", "created_at"),
+    Index("answers_value", "value", "size_bytes"),  # with the size, so that their sum is read from here and not from the table
+)
+EXPIRES_AT = answers.c.created_at + answers.c.ttl_s
+Index("answers_expires_at", EXPIRES_AT)
+
+answer_clock = Table(  # one row: the value of the last answer that made room
+    "answer_clock",
+    metadata,
+    Column("id", Integer, primary_key=True),
+    Column("value", Float, nullable=False),
 )
 
 feeds = Table(
@@ -103,7 +117,7 @@ ledger = Table(  # what AnswerCache answered, added up per hour, model, feed, ou
     Column("hour", Int64, primary_key=True),  # Unix seconds, floored to the hour
     Column("model", CleanString, primary_key=True),
     Column("feed_id", CleanString, primary_key=True),
-    Column("outcome", CleanString, primary_key=True),  # hit | join | miss | bypass | refused
+    Column("outcome", CleanString, primary_key=True),  # hit | similar | join | miss | bypass | stale | refused | refresh | shadow
     Column("ending", CleanString, primary_key=True),  # stop | length | cancelled | error
     Column("requests", Int64, nullable=False),
     Column("prompt_tokens", Int64, nullable=False),
@@ -135,4 +149,30 @@ replicas = Table(  # one row per Model replica that ever was, written about once
     Column("steps", Int64, nullable=False),
     Column("rows", Int64, nullable=False),  # live rows summed over the steps
     Column("wasted_rows", Int64, nullable=False),  # rows that had ended and were computed all the same
+)
+
+similar_questions = Table(  # what the similarity lookup compares with; every AnswerCache replica reads what the others add
+    "similar_questions",
+    metadata,
+    Column("id", Int64, primary_key=True, autoincrement=True),  # the order in which they came
+    Column("key", CleanString(64), nullable=False, unique=True),  # of the stored answer
+    Column("group_key", CleanString(64), nullable=False),  # SHA-256 of everything but the last question's text
+    Column("embedding", CleanString(16), nullable=False),  # whose vector it is
+    Column("question", ExactText, nullable=False),
+    Column("vector", LargeBinary, nullable=False),  # float16, little-endian, of length 1
+    sqlite_autoincrement=True,  # an id is never given twice: who has seen it would overlook its second question
+)
+
+similar_trials = Table(  # what shadow sampling has found out under one set of settings
+    "similar_trials",
+    metadata,
+    Column("id", CleanString(16), primary_key=True),  # of the settings, see cache/similar/lookup.py
+    Column("model", CleanString, nullable=False),
+    Column("configured", Float, nullable=False),  # threshold at the beginning
+    Column("threshold", Float, nullable=False),  # the one in force; above 1: off
+    Column("judged", Int64, nullable=False),  # samples at this threshold, and how many of them were wrong
+    Column("wrong", Int64, nullable=False),
+    Column("all_judged", Int64, nullable=False),  # the same from the beginning
+    Column("all_wrong", Int64, nullable=False),
+    Column("updated_at", Float, nullable=False),
 )

@@ -32,6 +32,7 @@ class FakeModel:
         self.promoted: list[str] = []
         self.stopped = asyncio.Event()
         self.started = asyncio.Event()
+        self.num_taken = 0  # items that whoever listens has taken
         self._queues: list[asyncio.Queue[Item]] = []
 
     async def generate(self, request: Generate) -> AsyncGenerator[Item, None]:
@@ -43,6 +44,7 @@ class FakeModel:
             while True:
                 item = await queue.get()
                 yield item
+                self.num_taken += 1
                 if isinstance(item, Finish | Failed):
                     return
         except (asyncio.CancelledError, GeneratorExit):
@@ -71,14 +73,19 @@ class FakeModel:
 
 
 class MemoryStore:
-    """An answer store that a test can look into and break."""
+    """An answer store that a test can look into, break, and hold up: it reads while its `gate` is open."""
 
     def __init__(self) -> None:
         self.entries: dict[str, StoredAnswer] = {}
         self.broken = False
+        self.num_reads = 0
+        self.gate = asyncio.Event()
+        self.gate.set()
 
     async def get(self, key: str) -> StoredAnswer | None:
+        self.num_reads += 1
         await asyncio.sleep(0)
+        await self.gate.wait()
         if self.broken:
             raise OSError("disk on fire")
         return self.entries.get(key)

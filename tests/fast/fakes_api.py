@@ -19,6 +19,7 @@ import uvicorn
 from fastapi import FastAPI
 
 from serve_app.api.app import build_app
+from serve_app.cache.stored import StoredAnswers
 from serve_app.errors import Conflict, FrugalError, NotFound
 from serve_app.logprobs import Candidate, TokenLogprob
 from serve_app.messages import (
@@ -121,6 +122,8 @@ class FakeServices:
     all_feeds: dict[str, Feed] = field(default_factory=dict)
     state: dict[str, Any] = field(default_factory=lambda: {"ready": True, "waiting_for": [], "errors": []})
     the_report: dict[str, Any] = field(default_factory=dict)
+    the_stored: StoredAnswers | None = None
+    key_sha256: str | None = None
     broken: dict[str, Exception] = field(default_factory=dict)
     closed: asyncio.Event = field(default_factory=asyncio.Event)
     waiting: asyncio.Event = field(default_factory=asyncio.Event)
@@ -272,6 +275,15 @@ class FakeServices:
     async def ready(self) -> dict[str, Any]:
         self._fail("ready")
         return self.state
+
+    @property
+    def stored(self) -> StoredAnswers:
+        self._fail("stored")
+        assert self.the_stored is not None, "this test has no stored answers"
+        return self.the_stored
+
+    def admin_key_sha256(self) -> str | None:
+        return self.key_sha256
 
     def observe(self, method: str, route: str, status: int, seconds: float) -> None:
         assert seconds >= 0

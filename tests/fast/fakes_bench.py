@@ -11,7 +11,7 @@ import asyncio
 import json
 from collections.abc import Awaitable, Callable
 from types import TracebackType
-from typing import Any
+from typing import Any, Self
 
 from aiohttp import web
 
@@ -62,7 +62,7 @@ class TinyServer:
         self.arrived = asyncio.Condition()
         self.url = ""
 
-    async def __aenter__(self) -> TinyServer:
+    async def __aenter__(self) -> Self:
         app = web.Application()
         app.router.add_post(PATH, self._handle)
         for path, data in ABOUT.items():

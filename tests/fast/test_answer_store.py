@@ -12,10 +12,11 @@ from sqlalchemy import select
 from serve_app.store.answers import AnswerStore, StoredAnswer
 from serve_app.store.database import Database
 from serve_app.store.schema import answers
-from tests.contract_store.answers import *  # noqa: F403 (tests, which pytest finds by their names here)
+from tests.contract_store.answer_rows import *  # noqa: F403 (tests, which pytest finds by their names here)
+from tests.contract_store.answers import *  # noqa: F403
 from tests.contract_store.answers import stored
 
-KILLS = 15
+KILLS = 50
 
 
 def long_answer(number: int) -> StoredAnswer:

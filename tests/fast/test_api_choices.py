@@ -15,7 +15,8 @@ from serve_app.cache.answers import Answers
 from serve_app.errors import GenerationFailed, Overloaded
 from serve_app.messages import Answer, Ask, Opening, Outcome
 from serve_app.metrics import Metrics
-from serve_app.settings import CacheSettings, IngressSettings
+from serve_app.settings import IngressSettings
+from serve_app.settings_cache import CacheSettings
 from tests.fast.fakes import FakeModel, MemoryStore
 from tests.fast.fakes_api import KEY, MODEL, FakeServices, chat_body, client_of, finish, served
 from tests.fast.test_api_stream import CHAT, events_of
@@ -41,7 +42,7 @@ class SharedAnswers(FakeServices):
         """Wait until so many wait for answers that are being made."""
         async with asyncio.timeout(10):
             for _ in itertools.count():
-                if sum(flight.followers for flight in self.answers._flights) == num:
+                if self.answers.flights.num_followers == num:
                     return
                 await asyncio.sleep(0)
 
@@ -215,7 +216,7 @@ async def test_a_deadline_that_nobody_else_waits_behind_stops_the_generation() -
     reply = await client_of(services).post(CHAT, json=chat_body(timeout_s=0.05))
     assert reply.status_code == 504
     await asyncio.wait_for(services.model.stopped.wait(), 5)
-    assert services.answers._live == {}
+    assert services.answers.flights.num_followers == 0
 
 
 async def test_a_deadline_is_no_part_of_the_question() -> None:

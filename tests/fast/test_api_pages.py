@@ -106,6 +106,20 @@ async def test_the_digest_shows_articles_feeds_and_costs() -> None:
     assert page.all("time")[0]["datetime"] == "2023-11-14T22:13:20+00:00"
 
 
+async def test_the_digest_shows_the_cache_by_model_and_by_feed() -> None:
+    age = {"mean_s": 30.0, "p50_s": 20.0, "p95_s": 50.0}
+    section = {"total": 4, "hit_ratio": 0.25, "token_hit_ratio": 0.75, "by_outcome": {"join": 1}, "avoided_s": 3.0, "age": age}
+    report = {
+        "requests": {"total": 4},
+        "by_model": {"tiny": section},
+        "by_feed": {"feed0": {**section, "stored": {"entries": 9}}, "gone": {}},
+    }
+    page = await page_of(FakeServices(all_feeds={"feed0": feed()}, the_report=report))
+    assert "tiny 4 25% 75% 1 3.00 s 30.0 s (p50 20.0 s, p95 50.0 s)" in page.words
+    assert f"{feed().title} 4 25% 75% 1 3.00 s 30.0 s (p50 20.0 s, p95 50.0 s) 9 gone 0" in page.words
+    assert [attrs["scope"] for attrs in page.all("th")].count("row") == 3
+
+
 async def test_the_password_of_a_feeds_address_is_not_on_the_page() -> None:
     secret = feed(title="", url="https://ann:secret@example.org/feed.xml")
     page = await page_of(FakeServices(all_feeds={"feed0": secret}), "/")

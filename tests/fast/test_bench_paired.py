@@ -7,8 +7,9 @@ from collections.abc import Sequence
 import pytest
 
 from serve_app.bench.load import closed_loop
-from serve_app.bench.paired import EngineSender, Pair, compare, take_turns
+from serve_app.bench.paired import EngineSender, compare
 from serve_app.bench.samples import Reply, RequestFailed, Run, Sample
+from serve_app.bench.turns import Pair
 from serve_app.bench.workloads import Ask, build
 from serve_app.errors import FrugalError, GenerationFailed, Overloaded
 from serve_app.messages import Failed, ModelCard
@@ -76,23 +77,6 @@ async def test_an_engine_that_refuses_or_breaks_is_counted_by_the_errors_name() 
     engine.refusal = Overloaded("full", retry_after_s=1)
     with pytest.raises(RequestFailed, match="engine_Overloaded"):
         await sender.send(ASKED[0])
-
-
-async def test_the_arms_take_turns_and_an_interruption_ends_them() -> None:
-    order: list[str] = []
-
-    async def server(number: int) -> Run:
-        order.append(f"server {number}")
-        return Run(interrupted=number == 2)
-
-    async def engine(number: int) -> Run:
-        order.append(f"engine {number}")
-        return Run()
-
-    pairs = await take_turns(server, engine, 5)
-    assert order == ["server 0", "engine 0", "engine 1", "server 1", "server 2"]
-    assert [pair.server.interrupted for pair in pairs] == [False, False, True]
-    assert pairs[2].engine.interrupted
 
 
 def test_the_comparison_is_the_median_of_the_rounds_ratios() -> None:

@@ -1,69 +1,180 @@
-"""Every field of a question changes its key, or is named here with the reason why not."""
+"""Every field of a request, of its cache policy and of a model's card is named here, and changes the key, or says why it does not."""
 
 from __future__ import annotations
 
-from dataclasses import fields, replace
+import dataclasses
+import pathlib
+from dataclasses import dataclass, replace
+from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from serve_app.cache.key import answer_key, shard_key
-from serve_app.messages import Ask, CachePolicy, Generate, Message, Sampling
+from serve_app.messages import Ask, CachePolicy, Generate, Message, ModelCard, Sampling
+from serve_app.model.loader import _fingerprint
+from serve_app.model.source import Source
+from serve_app.settings import ModelSettings
 
 SAMPLED = Sampling(temperature=0.5, seed=1)
 BASE = Ask(Generate("id", "model", SAMPLED, (Message("system", "a"), Message("user", "b"))))
-OTHER_SAMPLING: dict[str, object] = {
-    "temperature": 0.6,
-    "top_p": 0.9,
-    "top_k": 5,
-    "min_p": 0.1,
-    "seed": 2,
-    "frequency_penalty": 0.1,
-    "presence_penalty": 0.1,
-    "repetition_penalty": 1.1,
-    "stop": ("x",),
-    "max_tokens": 9,
-    "min_tokens": 3,
-    "ignore_eos": True,
-    "logit_bias": ((5, 1.0),),
-    "logprobs": 0,
-}
 OLD_KEY = "05e725ad539905f55d687149a595d50e8b9ced7befcc48b3ce65233a782e6120"  # of BASE, when Sampling ended with ignore_eos
-CHANGES_NOTHING = {
-    "request_id": "names the request, not the question",
-    "priority": "changes when, not what",
-    "fingerprint": "is an argument of its own",
-    "choice": "tells apart only what chance makes differ, see below",
-    "sampling": "field by field below",
+
+
+@dataclass(frozen=True)
+class Changes:
+    """A field that is part of the question."""
+
+    values: st.SearchStrategy[Any]
+
+
+@dataclass(frozen=True)
+class Keeps:
+    """A field that is not, and why."""
+
+    values: st.SearchStrategy[Any]
+    why: str
+
+
+WORDS, SECONDS, POLICY = st.text(max_size=8), st.none() | st.floats(1, 1e6), "says what may be reused, not what is asked"
+MESSAGES = st.lists(st.builds(Message, st.sampled_from(["system", "user", "assistant"]), WORDS), min_size=1, max_size=4).map(tuple)
+PENALTY = st.floats(0.1, 2).map(lambda value: round(value, 3))
+FIELDS: dict[type, dict[str, Changes | Keeps]] = {
+    Sampling: {
+        "temperature": Changes(PENALTY),
+        "top_p": Changes(st.floats(0.1, 1)),
+        "top_k": Changes(st.integers(0, 50)),
+        "min_p": Changes(st.floats(0.1, 1)),
+        "seed": Changes(st.integers(0, 2**63 - 1)),
+        "frequency_penalty": Changes(PENALTY),
+        "presence_penalty": Changes(PENALTY),
+        "repetition_penalty": Changes(PENALTY),
+        "stop": Changes(st.lists(WORDS, max_size=3).map(tuple)),
+        "max_tokens": Changes(st.integers(1, 4096)),
+        "min_tokens": Changes(st.integers(0, 99)),
+        "ignore_eos": Changes(st.booleans()),
+        "logit_bias": Changes(st.lists(st.tuples(st.integers(0, 99), PENALTY), max_size=3, unique_by=lambda pair: pair[0]).map(tuple)),
+        "logprobs": Changes(st.none() | st.integers(0, 20)),
+    },
+    Message: {"role": Changes(st.sampled_from(["system", "user", "assistant"])), "content": Changes(WORDS)},
+    Generate: {
+        "request_id": Keeps(WORDS, "names the request, not the question"),
+        "model": Changes(WORDS),
+        "sampling": Keeps(st.just(SAMPLED), "field by field, above"),
+        "messages": Changes(MESSAGES),
+        "prompt": Changes(st.none() | WORDS),
+        "priority": Keeps(st.sampled_from(["interactive", "batch"]), "changes when, not what"),
+        "fingerprint": Keeps(WORDS, "is an argument of its own: the key is made before anybody writes it here"),
+        "choice": Keeps(st.integers(0, 8), "tells apart only what chance makes differ, see below"),
+    },
+    Ask: {
+        "generate": Keeps(st.just(BASE.generate), "field by field, above"),
+        "policy": Keeps(st.just(CachePolicy()), "field by field, below"),
+        "scope": Changes(WORDS),
+        "feed_id": Keeps(WORDS, "whoever asks the same gets the same"),
+    },
+    CachePolicy: {
+        "no_cache": Keeps(st.booleans(), POLICY),
+        "no_store": Keeps(st.booleans(), POLICY),
+        "max_age_s": Keeps(SECONDS, POLICY),
+        "sampled_always": Keeps(st.booleans(), POLICY),
+        "similar": Keeps(st.booleans(), POLICY),
+        "max_stale_s": Keeps(SECONDS, POLICY),
+        "min_fresh_s": Keeps(SECONDS, POLICY),
+        "only_if_cached": Keeps(st.booleans(), POLICY),
+        "ttl_s": Keeps(SECONDS, POLICY),
+    },
 }
-OTHER_GENERATE: dict[str, object] = {"model": "other", "messages": (Message("user", "b"),), "prompt": "raw"}
 
 
-def test_every_field_is_spoken_for() -> None:
-    assert {field.name for field in fields(Sampling)} == set(OTHER_SAMPLING)
-    assert {field.name for field in fields(Generate)} == set(OTHER_GENERATE) | set(CHANGES_NOTHING)
+def with_field(owner: type, name: str, value: object) -> Ask:
+    """BASE with one field of it, or of what it holds, set to `value`."""
+    change: dict[str, Any] = {name: value}
+    generate = BASE.generate
+    if owner is Sampling:
+        return replace(BASE, generate=replace(generate, sampling=replace(SAMPLED, **change)))
+    if owner is Message:
+        return replace(BASE, generate=replace(generate, messages=(*generate.messages[:-1], replace(generate.messages[-1], **change))))
+    if owner is Generate:
+        return replace(BASE, generate=replace(generate, **change))
+    return replace(BASE, policy=replace(BASE.policy, **change)) if owner is CachePolicy else replace(BASE, **change)
 
 
-@pytest.mark.parametrize("name", OTHER_SAMPLING)
-def test_each_sampling_field_changes_the_key(name: str) -> None:
-    sampling = replace(SAMPLED, **{name: OTHER_SAMPLING[name]})  # type: ignore[arg-type]
-    other = replace(BASE, generate=replace(BASE.generate, sampling=sampling))
-    assert answer_key(other, "f") != answer_key(BASE, "f")
+@pytest.mark.parametrize("owner", FIELDS, ids=lambda owner: owner.__name__)
+def test_every_field_is_spoken_for(owner: type) -> None:
+    assert list(FIELDS[owner]) == [field.name for field in dataclasses.fields(owner)]
 
 
-@pytest.mark.parametrize("name", OTHER_GENERATE)
-def test_each_part_of_the_question_changes_the_key(name: str) -> None:
-    other = replace(BASE, generate=replace(BASE.generate, **{name: OTHER_GENERATE[name]}))  # type: ignore[arg-type]
-    assert answer_key(other, "f") != answer_key(BASE, "f")
-    assert shard_key(other) != shard_key(BASE)
+@pytest.mark.parametrize(("owner", "name"), [(owner, name) for owner, names in FIELDS.items() for name in names])
+@settings(max_examples=20)
+@given(st.data())
+def test_each_field_in_turn_changes_the_key_or_says_why_not(owner: type, name: str, data: st.DataObject) -> None:
+    field = FIELDS[owner][name]
+    one, other = data.draw(field.values), data.draw(field.values)
+    assume(one != other or isinstance(field, Keeps))
+    asks = [with_field(owner, name, value) for value in (one, other)]
+    differ = isinstance(field, Changes)
+    assert (answer_key(asks[0], "f") != answer_key(asks[1], "f")) == differ
+    assert (shard_key(asks[0]) != shard_key(asks[1])) == differ
 
 
-def test_weights_and_scope_change_the_key_and_who_asks_does_not() -> None:
-    assert answer_key(BASE, "g") != answer_key(BASE, "f")
-    assert answer_key(replace(BASE, scope="tenant"), "f") != answer_key(BASE, "f")
-    same = replace(BASE, generate=replace(BASE.generate, request_id="x", priority="batch"), policy=CachePolicy(no_store=True), feed_id="f1")
-    assert answer_key(same, "f") == answer_key(BASE, "f")
+class Tokenizer:
+    """As much of one as the fingerprint sees."""
+
+    def __init__(self, template: str = "{{ messages }}", words: tuple[str, ...] = ("a", "b")) -> None:
+        self.chat_template, self._words = template, words
+
+    def get_vocab(self) -> dict[str, int]:
+        return {word: number for number, word in enumerate(self._words)}
+
+
+def fingerprint(*, identity: str = "sha256:1", dtype: str = "bfloat16", tokenizer: Tokenizer | None = None, **of_model: object) -> str:
+    source = Source(pathlib.Path("weights"), None, identity, "main")
+    return _fingerprint(ModelSettings.load(of_model), source, dtype, tokenizer or Tokenizer())
+
+
+# What of a card is in its fingerprint, by a change of what it is made from; and what is not, and why.
+IN_FINGERPRINT: dict[str, dict[str, Any]] = {
+    "source": {"identity": "sha256:2"},  # the bytes, whatever their name
+    "revision": {"identity": "some/model@other"},
+    "quantization": {"quantization": "fp4"},
+    "dtype": {"dtype": "float32"},
+    "fingerprint": {"tokenizer": Tokenizer(template="{{ other }}")},
+}
+NOT_IN_FINGERPRINT = {
+    "id": "is in the key itself, as Generate.model",
+    "architecture": "is read from the bytes that `source` names",
+    "device": "rounds in another order, as another batch does",
+    "max_context": "refuses what does not fit, and cuts nothing",
+    "num_parameters": "is counted in the same bytes",
+    "weights_bytes": "is counted in the same bytes",
+    "alone_prefill_tokens_per_s": "is measured",
+    "alone_decode_step_s": "is measured",
+    "loaded_at": "is a time",
+    "notes": "are words for people",
+    "sampling_fields": "refuses what is not served, and changes nothing",
+}
+
+
+def test_every_field_of_a_models_card_is_spoken_for() -> None:
+    assert {field.name for field in dataclasses.fields(ModelCard)} == set(IN_FINGERPRINT) | set(NOT_IN_FINGERPRINT)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [*IN_FINGERPRINT.values(), {"block_size": 128}, {"double_quantization": True}, {"tokenizer": Tokenizer(words=("b", "a"))}],
+    ids=str,
+)
+def test_whatever_of_a_model_can_change_an_answer_changes_its_fingerprint_and_so_the_key(change: dict[str, Any]) -> None:
+    assert fingerprint(**change) != fingerprint()
+    assert answer_key(BASE, fingerprint(**change)) != answer_key(BASE, fingerprint())
+    assert shard_key(BASE) != answer_key(BASE, fingerprint())
+
+
+@pytest.mark.parametrize("change", [{"id": "other"}, {"max_context": 512}, {"threads": 3}, {"kv_cache_mb": 5}], ids=str)
+def test_what_cannot_does_not(change: dict[str, Any]) -> None:
+    assert fingerprint(**change) == fingerprint()
 
 
 def test_greedy_decoding_ignores_what_only_sampling_uses() -> None:

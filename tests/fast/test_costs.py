@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import replace
 from typing import Any
 
@@ -10,8 +9,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from serve_app.costs import quantile, replica_time, report, request_cost_usd
+from serve_app.costs import replica_time, report, request_cost_usd
+from serve_app.messages import REUSED
 from serve_app.metrics import Metrics
+from serve_app.store.answers import Group
 from serve_app.store.ledger import LedgerRow, ReplicaRow
 
 HOUR = 7200
@@ -23,6 +24,8 @@ ALIVE = ReplicaRow("new", "tiny", "host", "ready", 7100.0, 7200.0, None, 20.0, 3
 
 NOTE = "dollars are saved only where a replica was given back; until then caching and batching avoid compute-seconds"
 
+NO_AGE = {"mean_s": None, "p50_s": None, "p95_s": None, "p99_s": None}
+CACHE_NOTE = "evictions, errors and ages since the present replicas started; entries and bytes of this moment, give or take half a minute"
 LATENCY_NOTE = "means over all time; quantiles since the present replicas started"
 BATCH_NOTE = "rows over all time; batch sizes since the present Model replicas started"
 
@@ -48,6 +51,8 @@ def requests(**changes: Any) -> dict[str, Any]:
         "compute_s": 0,
         "avoided_s": 0,
         "cost_usd": 0,
+        "age": NO_AGE,
+        "stored": {"entries": None, "size_bytes": None},
         **changes,
     }
 
@@ -81,6 +86,7 @@ def test_the_report_of_a_small_case_is_what_a_person_would_add_up() -> None:
             },
             "note": LATENCY_NOTE,
         },
+        "cache": {"evictions": 0, "errors": 0, "memory": {"entries": 0, "size_bytes": 0}, "note": CACHE_NOTE},
         "batching": {"rows_per_step": 2.0, "wasted_row_share": 0.2, "batch_sizes": {"<=1": 1, "<=4": 2}, "note": BATCH_NOTE},
         "compute": {
             "spent_s": 50.0,
@@ -151,6 +157,7 @@ def test_the_report_of_nothing_has_nothing_instead_of_zero_divided_by_zero() -> 
         "requests": requests(),
         "tokens": {"prompt": 0, "completion": 0},
         "latency": {"mean_s": None, "by_outcome": {}, "note": LATENCY_NOTE},
+        "cache": {"evictions": 0, "errors": 0, "memory": {"entries": 0, "size_bytes": 0}, "note": CACHE_NOTE},
         "batching": {"rows_per_step": None, "wasted_row_share": None, "batch_sizes": {}, "note": BATCH_NOTE},
         "compute": {
             "spent_s": 0,
@@ -184,6 +191,67 @@ def test_several_replicas_histograms_are_one() -> None:
     assert both["latency"]["by_outcome"]["miss"] == {"mean_s": 3.0, "p50_s": 2.5, "p95_s": 4.75, "p99_s": 4.95}
 
 
+def served(*ages_s: float, feed: str = "", model: str = "tiny") -> Metrics:
+    """A replica of the cache that served stored answers of these ages, evicted two and has one in memory."""
+    metrics = Metrics()
+    for age_s in ages_s:
+        metrics.observe("frugal_cache_age_seconds", age_s, model=model, feed=feed)
+    metrics.inc("frugal_cache_evictions_total", 2)
+    metrics.inc("frugal_cache_errors_total", 1, operation="get")
+    metrics.set("frugal_cache_memory_entries", 1)
+    metrics.set("frugal_cache_memory_bytes", 1500)
+    return metrics
+
+
+def test_the_ages_of_served_answers_are_told_in_all_by_model_and_by_feed() -> None:
+    of_users, of_feed = served(10.0, 60.0).snapshot("AnswerCache", "one"), served(3600.0, feed="feed0").snapshot("Ingress", "two")
+    data = report([MISS, HIT], [], [of_users, of_feed], 9000.0)
+    assert data["requests"]["age"] == data["by_model"]["tiny"]["age"]
+    assert data["requests"]["age"]["mean_s"] == (10 + 60 + 3600) / 3
+    assert data["requests"]["age"]["p50_s"] == pytest.approx(45.0)  # half of the way from 30 to 60 s, the bucket of the second one
+    assert data["by_feed"]["feed0"]["age"] == {
+        "mean_s": 3600.0,
+        "p50_s": pytest.approx(2250.0),
+        "p95_s": pytest.approx(3465.0),
+        "p99_s": pytest.approx(3573.0),
+    }
+
+
+def test_what_all_replicas_evicted_and_hold_in_memory_is_added_up() -> None:
+    both = [served().snapshot("AnswerCache", name) for name in ("one", "two")]
+    assert report([], [], both, 0.0)["cache"] == {
+        "evictions": 4,
+        "errors": 2,
+        "memory": {"entries": 2, "size_bytes": 3000},
+        "note": CACHE_NOTE,
+    }
+
+
+def test_what_is_stored_is_told_in_all_by_model_and_by_feed() -> None:
+    stored = [Group("tiny", "", 3, 3000, 9), Group("tiny", "feed0", 2, 2000, 0), Group("old", "feed1", 1, 500, 0)]
+    data = report([MISS, HIT], [], [], 0.0, stored)
+    sections = {"all": data["requests"], **data["by_model"], **data["by_feed"]}
+    assert {name: tuple(section["stored"].values()) for name, section in sections.items()} == {
+        "all": (6, 5500),
+        "tiny": (5, 5000),
+        "old": (1, 500),
+        "feed0": (2, 2000),
+        "feed1": (1, 500),
+    }
+    assert data["by_model"]["old"] == requests(stored={"entries": 1, "size_bytes": 500})
+
+
+def test_nothing_stored_is_not_the_same_as_not_known() -> None:
+    assert report([], [], [], 0.0, [])["requests"]["stored"] == {"entries": 0, "size_bytes": 0}
+    assert report([], [], [], 0.0, None)["requests"]["stored"] == {"entries": None, "size_bytes": None}
+
+
+@pytest.mark.parametrize("outcome", REUSED)
+def test_every_way_of_reusing_an_answer_counts_and_is_told_apart(outcome: str) -> None:
+    data = report([MISS, replace(HIT, outcome=outcome)], [], [], 0.0)["requests"]
+    assert (data["hit_ratio"], data["token_hit_ratio"], data["by_outcome"]) == (1 / 3, 5 / 15, {"miss": 2, outcome: 1})
+
+
 def test_a_batch_larger_than_the_last_bound_is_told_as_more() -> None:
     metrics = Metrics()
     metrics.observe("frugal_engine_batch_size", 1000)
@@ -195,29 +263,6 @@ def test_a_request_costs_its_seconds_at_the_price_per_hour(compute_s: float, pri
     assert request_cost_usd(compute_s, price) == cost
 
 
-INF = math.inf
-
-
-@pytest.mark.parametrize(
-    ("buckets", "share", "value"),
-    [
-        ({}, 0.5, None),
-        ({1.0: 0, INF: 0}, 0.5, None),
-        ({1.0: 10, INF: 10}, 0.5, 0.5),
-        ({1.0: 10, INF: 10}, 1.0, 1.0),
-        ({1.0: 0, 2.0: 10, INF: 10}, 0.5, 1.5),
-        ({1.0: 5, 2.0: 10, INF: 10}, 0.5, 1.0),
-        ({1.0: 5, 2.0: 10, INF: 10}, 0.75, 1.5),
-        ({1.0: 5, 2.0: 5, 4.0: 10, INF: 10}, 0.6, 2.4),
-        ({1.0: 5, INF: 10}, 0.99, 1.0),
-        ({INF: 10}, 0.5, 0.0),
-        ({INF: 4, 2.0: 4, 1.0: 1}, 0.5, 4 / 3),
-    ],
-)
-def test_a_quantile_is_linear_within_its_bucket(buckets: dict[float, float], share: float, value: float | None) -> None:
-    assert quantile(buckets, share) == (value if value is None else pytest.approx(value))
-
-
 quarter_s = st.integers(0, 4000).map(lambda value: value / 4)  # sums of quarters are exact, so that equality may be asked for
 counts = st.integers(0, 1000)
 rows = st.builds(
@@ -225,7 +270,7 @@ rows = st.builds(
     hour=st.sampled_from([3600, 7200]),
     model=st.sampled_from(["tiny", "other"]),
     feed_id=st.sampled_from(["feed0", "feed1"]),
-    outcome=st.sampled_from(["hit", "join", "miss", "bypass"]),
+    outcome=st.sampled_from([*REUSED, "miss", "bypass"]),
     ending=st.sampled_from(["stop", "length", "cancelled", "error"]),
     requests=counts,
     prompt_tokens=counts,

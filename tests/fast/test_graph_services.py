@@ -15,7 +15,7 @@ from serve_app.api.app import build_app
 from serve_app.api.graph_services import GraphServices
 from serve_app.errors import Conflict, NotFound, Overloaded, Stopping, Unavailable
 from serve_app.live import Live
-from serve_app.messages import Answer, ArticlePage, ArticleQuery, Ask, Item, ModelCard, Opening
+from serve_app.messages import Answer, ArticlePage, ArticleQuery, Ask, Item, ModelCard, Opening, Selection
 from serve_app.metrics import METRICS, Metrics
 from serve_app.settings import AppSettings, IngressSettings, ModelSettings
 from serve_app.store.articles import ArticleStore
@@ -77,6 +77,10 @@ class FakeCalls:
             "snapshot": [self.metrics.snapshot("Model", "one")],
         }
         return results[method]
+
+    async def forget(self, selection: Selection) -> int:
+        self.asked.append(("forget", str(selection)))
+        return 2
 
     async def deployments(self) -> dict[str, tuple[str, str]]:
         return self.status
@@ -199,6 +203,7 @@ async def test_the_report_is_that_of_this_moment(world: World) -> None:
     data = await world.services.report()
     assert before <= data["until"] <= time.time()
     assert data["requests"]["by_outcome"] == {"miss": 3}
+    assert data["similar"] == []
     assert data["batching"]["batch_sizes"] == {"<=4": 1}
     assert [replica["id"] for replica in data["replicas"]["each"]] == ["one"]
     assert world.calls.asked == [("flush",), ("snapshot",)], "the books are flushed before they are read"
@@ -302,3 +307,15 @@ async def test_an_answer_that_may_be_replayed_is_not_asked_for_again_and_is_in_t
     await world.services.flush()
     (row,) = world.ledger.rows()
     assert (row.outcome, row.requests) == ("hit", 1)
+
+
+async def test_what_was_deleted_is_not_replayed_here(world: World) -> None:
+    world.calls.replay_s = 10.0
+    assert [(await world.services.answer(ask())).opening.outcome for _ in range(2)] == ["miss", "hit"]
+    world.services.forget(Selection(key="f" * 64))
+    assert ((await world.services.answer(ask())).opening.outcome, world.calls.num_asked) == ("miss", 2)
+
+
+async def test_a_deletion_is_told_to_the_other_replicas(world: World) -> None:
+    assert await world.services.stored.delete(Selection(model="tiny")) == (0, 2)
+    assert world.calls.asked == [("forget", str(Selection(model="tiny")))]

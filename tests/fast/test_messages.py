@@ -22,6 +22,7 @@ from serve_app.messages import (
     Message,
     Opening,
     Sampling,
+    Selection,
     Usage,
 )
 from tests.fast.fakes_api import CARD, article, feed, finish, summary
@@ -41,6 +42,7 @@ EXAMPLES: list[Any] = [
     finish(),
     Failed(Overloaded("full; wait", retry_after_s=2.0)),
     Answer(OPENING, "text", finish("length")),
+    Selection(model="tiny", created_before=5.0),
     dataclasses.replace(CARD, notes=("slow path",), sampling_fields=("seed",)),
     summary(),
     article(),

@@ -8,6 +8,7 @@ import pytest
 
 from serve_app import costs, render
 from serve_app.metrics import Metrics
+from serve_app.store.answers import Group
 from serve_app.store.ledger import LedgerRow, ReplicaRow
 
 EVIL = "Big\x1b[2J\x1b]0;owned\x07 news\r\n\x9b31m\u202edlrow"
@@ -112,6 +113,7 @@ def test_the_report_of_nothing_shows_dashes() -> None:
         "compute   0.0 s spent, 0.0 s of it on answers that were given up\n"
         "answers   0.0 s; one at a time they would have taken 0.0 s\n"
         "avoided   0.0 s by caching, 0.0 s by batching\n"
+        "cache     - of the tokens reused; 0 evicted\n"
         "replicas  0 s = 0 used + 0 idle + 0 start-up\n"
         "cost      $0.000000 allocation (the bill), $0.000000 usage (the work)\n"
         "          - per 1,000 requests, allocation\n"
@@ -124,6 +126,8 @@ def test_the_report_shows_every_figure_with_its_unit(last_seen_at: float, unacco
     metrics = Metrics()
     for outcome, seconds in (("miss", 2.0), ("hit", 0.002)):
         metrics.observe("frugal_cache_answer_seconds", seconds, outcome=outcome)
+    metrics.observe("frugal_cache_age_seconds", 30.0, model="tiny", feed="")
+    metrics.inc("frugal_cache_evictions_total", 3)
     rows = [
         LedgerRow(7200, "tiny", "", "miss", "stop", 3, 300, 60, 4.0, 10.0, 0.0, 0.002, 6.0),
         LedgerRow(7200, "tiny", "", "hit", "stop", 1, 100, 20, 0.0, 0.0, 2.0, 0.0, 0.002),
@@ -132,7 +136,7 @@ def test_the_report_shows_every_figure_with_its_unit(last_seen_at: float, unacco
     replica = ReplicaRow(
         "one", "tiny", "host", "ready", 100.0, last_seen_at, None, 20.0, 30.0, 40.0, 5.0, 3.6, 0.03, lived / 1000, 10, 30, 10
     )
-    data = costs.report(rows, [replica], [metrics.snapshot("AnswerCache", "one")], 200.0)
+    data = costs.report(rows, [replica], [metrics.snapshot("AnswerCache", "one")], 200.0, [Group("tiny", "", 7, 1_500_000, 0)])
     assert render.report(data) == (
         "requests  4 (1 hit, 3 miss); hit ratio 25%\n"
         "tokens    400 prompt, 80 completion\n"
@@ -141,6 +145,7 @@ def test_the_report_shows_every_figure_with_its_unit(last_seen_at: float, unacco
         "compute   30.0 s spent, 5.0 s of it on answers that were given up\n"
         "answers   4.0 s; one at a time they would have taken 10.0 s\n"
         "avoided   2.0 s by caching, 6.0 s by batching\n"
+        "cache     25% of the tokens reused; age when served p50 20.0 s, p95 29.0 s; 7 stored, 1.5 MB; 3 evicted\n"
         f"replicas  {lived:.0f} s = 30 used + 40 idle + 20 start-up{unaccounted}\n"
         f"cost      ${lived / 1000:.4f} allocation (the bill), $0.0300 usage (the work)\n"
         f"          ${lived / 4:.4f} per 1,000 requests, allocation\n"

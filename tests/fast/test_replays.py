@@ -68,12 +68,26 @@ def test_what_may_not_be_replayed_is_not_kept(desk: Desk, answer: Answer) -> Non
         (CachePolicy(max_age_s=5), "Paris"),
         (CachePolicy(max_age_s=4), None),
         (CachePolicy(max_age_s=0), None),
+        (CachePolicy(only_if_cached=True), "Paris"),
+        (CachePolicy(only_if_cached=True, no_cache=True), None),
+        (CachePolicy(max_stale_s=0), "Paris"),
+        (CachePolicy(min_fresh_s=5), "Paris"),  # of the ten seconds that are known here, five are left
+        (CachePolicy(min_fresh_s=6), None),  # AnswerCache knows more
+        (CachePolicy(ttl_s=1), "Paris"),  # is for what is stored
     ],
 )
 def test_a_callers_wishes_hold_here_too(desk: Desk, policy: CachePolicy, text: str | None) -> None:
     desk.replays.keep(ask(), ALLOWED)
     desk.now += 5
     assert desk.found(ask(policy=policy)) == text
+
+
+def test_nothing_stale_is_replayed_also_for_those_who_would_take_it(desk: Desk) -> None:
+    desk.replays.keep(ask(), ALLOWED)
+    desk.replays.keep(ask("late"), replace(ALLOWED, opening=Opening("stale", "key", 100.0)))
+    desk.now += 11
+    policy = CachePolicy(max_stale_s=100)
+    assert (desk.found(ask(policy=policy)), desk.found(ask("late", policy=policy))) == (None, None)
 
 
 def test_a_sampled_answer_that_one_caller_shares_reaches_no_other(desk: Desk) -> None:

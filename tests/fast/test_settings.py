@@ -14,16 +14,16 @@ from serve_app.settings import (
     EMBEDDED_MODEL,
     USER_CONFIGS,
     AppSettings,
-    CacheSettings,
     FeedEntry,
     FeedsSettings,
     IngressSettings,
     ModelSettings,
     ModelTuning,
     SamplingDefaults,
-    Settings,
     SummaryPrompt,
 )
+from serve_app.settings_base import Settings
+from serve_app.settings_cache import CacheSettings
 
 
 def problems_of(cls: type[Settings], data: Any, where: str = "") -> list[str]:

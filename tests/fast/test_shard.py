@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import pathlib
+import time
 from collections.abc import AsyncIterator
 
 import pytest
@@ -14,7 +15,8 @@ from serve_app.cache.key import answer_key
 from serve_app.cache.shard import AnswerShard
 from serve_app.errors import Cancelled, ConfigError
 from serve_app.messages import Answer, Opening
-from serve_app.settings import AppSettings, CacheSettings
+from serve_app.settings import AppSettings
+from serve_app.settings_cache import CacheSettings
 from serve_app.store.database import Database
 from serve_app.store.ledger import Ledger
 from tests.fast.fakes import FakeModel, ask, finish
@@ -155,7 +157,17 @@ async def test_what_is_too_old_is_dropped_and_counted(world: World) -> None:
     async with world.shard() as shard:
         await world.asked(shard.answers)
         world.sql("UPDATE answers SET created_at = 0")
-        await asyncio.to_thread(shard._trim)
+        await shard._trim()
         families = dict(shard.metrics.snapshot("AnswerCache", "one").families)
         figures = {name: families[name][0].value for name in ("frugal_cache_evictions_total", "frugal_cache_entries", "frugal_cache_bytes")}
         assert figures == {"frugal_cache_evictions_total": 1.0, "frugal_cache_entries": 0.0, "frugal_cache_bytes": 0.0}
+
+
+async def test_what_may_still_be_served_stale_is_kept(world: World) -> None:
+    async with world.shard() as shard:
+        await world.asked(shard.answers)
+        for settings, entries in (({}, 1), ({"max_stale_s": 10, "stale_while_revalidate_s": 300}, 1), ({"max_stale_s": 10}, 0)):
+            shard.tune({"ttl_s": 60, **settings})
+            world.sql(f"UPDATE answers SET created_at = {time.time() - 120}")
+            await shard._trim()
+            assert dict(shard.metrics.snapshot("AnswerCache", "one").families)["frugal_cache_entries"][0].value == entries

@@ -1,3 +1,4 @@
 """The answer store on PostgreSQL."""
 
+from tests.contract_store.answer_rows import *  # noqa: F403 (tests, which pytest finds by their names here)
 from tests.contract_store.answers import *  # noqa: F403 (tests, which pytest finds by their names here)

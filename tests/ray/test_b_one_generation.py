@@ -1,4 +1,4 @@
-"""64 callers of one new key at once, over HTTP: one generation; who leaves harms nobody."""
+"""200 callers of one new key at once, over HTTP, half of them streaming: one generation; who leaves harms nobody."""
 
 from __future__ import annotations
 
@@ -9,24 +9,27 @@ import httpx
 
 from tests.ray.program import Program, question
 
-TEXT = "Explain in detail why a shared answer costs less than sixty-four separate ones."
+TEXT = "Explain in detail why a shared answer costs less than two hundred separate ones."
 
 
-async def test_64_callers_of_one_new_key_share_one_generation_and_the_first_one_leaves(program: Program) -> None:
+async def test_200_callers_of_one_new_key_share_one_generation_and_the_first_one_leaves(program: Program) -> None:
     program.wait_for(lambda: program.articles(state="done") and not program.articles(state="pending"), 300)  # nobody else generates
     before = program.metric("frugal_engine_requests_total")
-    limits = httpx.Limits(max_connections=100)
+    limits = httpx.Limits(max_connections=250)
     async with httpx.AsyncClient(base_url=program.url, timeout=120, limits=limits, trust_env=False) as client:
+        refused = await client.post("/v1/chat/completions", json=question(TEXT, max_tokens=96), headers={"Cache-Control": "only-if-cached"})
+        assert (refused.status_code, refused.json()["error"]["code"]) == (504, "not_cached")
         first = asyncio.create_task(streamed(client))
         await until_live(client)
-        others = [asyncio.create_task(streamed(client) if number % 2 else whole(client)) for number in range(63)]
+        others = [asyncio.create_task(streamed(client) if number % 2 else whole(client)) for number in range(199)]
         await until_joined(client)
         first.cancel()
         texts = await asyncio.gather(*others)
     assert len(set(texts)) == 1
     assert texts[0]
     assert program.metric("frugal_engine_requests_total") - before == 1
-    assert program.ask(TEXT, max_tokens=96).headers["x-cache"] == "hit"
+    stored = program.ask(TEXT, max_tokens=96, cache={"only-if-cached": True})
+    assert (stored.headers["x-cache"], len(stored.headers["x-cache-key"]), int(stored.headers["age"]) < 120) == ("hit", 64, True)
 
 
 async def whole(client: httpx.AsyncClient) -> str:

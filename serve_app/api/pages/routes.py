@@ -38,6 +38,7 @@ async def digest(request: Request, services: Graph) -> Response:
         _or_notice(request, services.report(), nothing, notices),
         _or_notice(request, services.ready(), nothing, notices),
     )
+    names = {feed.id: views.feed_name(feed) for feed in feeds}
     return page(
         "digest.html",
         status=400 if mistake else 200,
@@ -46,9 +47,10 @@ async def digest(request: Request, services: Graph) -> Response:
         articles=articles.articles,
         next_page=views.next_page(params, articles.next_cursor),
         feeds=feeds,
-        names={feed.id: views.feed_name(feed) for feed in feeds},
+        names=names,
         counts={feed.id: views.counts(feed) for feed in feeds},
         figures=views.cost_strip(report),
+        worth={"Model": views.worth(report, "by_model", {}), "Feed": views.worth(report, "by_feed", names)},
         waiting_for=list(ready.get("waiting_for") or ()),
         errors=list(dict.fromkeys([*notices, *(ready.get("errors") or ())])),
     )

@@ -15,7 +15,9 @@ from urllib.parse import urlencode, urlsplit
 
 from serve_app.api.schemas import ArticleParams
 from serve_app.feed_url import masked
-from serve_app.messages import Feed
+from serve_app.messages import REUSED, Feed
+
+MAX_WORTH = 20  # feeds in the cache's table; the report has all
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,6 +34,9 @@ def cost_strip(report: Mapping[str, Any]) -> list[Figure]:
     rows = [
         ("requests", _count(_number(report, "requests", "total")), _outcomes(report)),
         ("answers reused", _percent(_number(report, "requests", "hit_ratio")), "from the cache, or shared with a live one"),
+        ("tokens reused", _percent(_number(report, "requests", "token_hit_ratio")), "of those that were sent"),
+        ("age when served", seconds(_number(report, "requests", "age", "mean_s")), _quantiles(report, "requests", "age")),
+        ("stored answers", _count(_number(report, "requests", "stored", "entries")), _held(report)),
         ("compute spent", seconds(_number(report, "compute", "spent_s")), ""),
         ("avoided by the cache", seconds(_number(report, "compute", "avoided_by_cache_s")), "compute not done again"),
         ("avoided by batching", seconds(_number(report, "compute", "avoided_by_batching_s")), "against one at a time"),
@@ -39,6 +44,45 @@ def cost_strip(report: Mapping[str, Any]) -> list[Figure]:
         ("cost, by allocation", usd(_number(report, "cost", "allocation_usd")), "idle time included"),
     ]
     return [Figure(label, value, note) for label, value, note in rows if value]
+
+
+@dataclass(frozen=True, slots=True)
+class Worth:
+    """One line of the cache's table: what it did for one model or one feed."""
+
+    name: str
+    requests: str
+    reused: str
+    tokens: str
+    joins: str
+    avoided: str
+    age: str
+    quantiles: str
+    stored: str
+    size: str
+
+
+def worth(report: Mapping[str, Any], section: str, names: Mapping[str, str]) -> list[Worth]:
+    """The cache by model or by feed (`by_model`, `by_feed`), where it avoided most first, MAX_WORTH at most."""
+    found = report.get(section)
+    sections: Mapping[str, Any] = found if isinstance(found, Mapping) else {}
+    order = sorted(sections, key=lambda name: -(_number(sections, name, "avoided_s") or 0.0))
+    return [_worth(names.get(name, name), sections[name]) for name in order[:MAX_WORTH]]
+
+
+def _worth(name: str, section: Mapping[str, Any]) -> Worth:
+    return Worth(
+        name,
+        _count(_number(section, "total")),
+        _percent(_number(section, "hit_ratio")),
+        _percent(_number(section, "token_hit_ratio")),
+        _count(_number(section, "by_outcome", "join") or 0.0),
+        seconds(_number(section, "avoided_s")),
+        seconds(_number(section, "age", "mean_s")),
+        _quantiles(section, "age"),
+        _count(_number(section, "stored", "entries")),
+        size(_number(section, "stored", "size_bytes")),
+    )
 
 
 def next_page(params: ArticleParams, cursor: str | None) -> str | None:
@@ -102,6 +146,16 @@ def seconds(value: float | None) -> str:
     return ""
 
 
+def size(num_bytes: float | None) -> str:
+    """A number of bytes to about three digits, in powers of a thousand."""
+    if num_bytes is None:
+        return ""
+    for limit, unit, scale in ((1e3, "B", 1.0), (1e6, "kB", 1e3), (1e9, "MB", 1e6), (math.inf, "GB", 1e9)):
+        if num_bytes < limit:
+            return f"{num_bytes:.0f} B" if unit == "B" else f"{_digits(num_bytes / scale)} {unit}"
+    return ""
+
+
 def usd(value: float | None) -> str:
     """Dollars to two digits below a cent, because one answer costs far less than that."""
     if value is None:
@@ -131,9 +185,21 @@ def _number(report: Mapping[str, Any], *path: str) -> float | None:
 
 
 def _outcomes(report: Mapping[str, Any]) -> str:
-    names = ("hit", "join", "miss", "bypass")
+    names = (*REUSED, "miss", "bypass")
     found = [(name, _number(report, "requests", "by_outcome", name)) for name in names]
     return ", ".join(f"{num:,.0f} {name}" for name, num in found if num)
+
+
+def _quantiles(report: Mapping[str, Any], *path: str) -> str:
+    """`p50 2.00 min, p95 3.10 h`."""
+    found = [(name, seconds(_number(report, *path, f"{name}_s"))) for name in ("p50", "p95")]
+    return ", ".join(f"{name} {value}" for name, value in found if value)
+
+
+def _held(report: Mapping[str, Any]) -> str:
+    evicted = _number(report, "cache", "evictions")
+    parts = [size(_number(report, "requests", "stored", "size_bytes")), f"{evicted:,.0f} evicted" if evicted else ""]
+    return ", ".join(part for part in parts if part)
 
 
 def _utc(time: float | None) -> dt.datetime | None:

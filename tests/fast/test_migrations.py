@@ -1,0 +1,3 @@
+"""What an older version stored, on SQLite."""
+
+from tests.contract_store.migrations import *  # noqa: F403 (tests, which pytest finds by their names here)
