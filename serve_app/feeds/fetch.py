@@ -25,7 +25,7 @@ from serve_app.feed_url import SAMPLE_FEED, masked
 from serve_app.feeds import headers, reasons
 from serve_app.feeds.guard import Guard, GuardedResolver
 from serve_app.feeds.inflate import ACCEPTED, PIECE, Body
-from serve_app.feeds.pacing import Pacing, scope
+from serve_app.feeds.pacing import Pacing, host_scope, scope
 from serve_app.feeds.resolve import ThreadResolver
 from serve_app.settings import FeedsSettings
 
@@ -125,8 +125,7 @@ class Fetcher:
 
     def wait_s(self, url: str) -> float:
         """For so long a request to this address would wait for its host's turn; infinity: nobody knows yet, one is running."""
-        host = _host(url)
-        return max(0.0, self._pacing.free_at(host) - self._monotonic()) if host else 0.0
+        return max(0.0, self._pacing.free_at(host_scope(url)) - self._monotonic())
 
     async def fetch(self, url: str, etag: str | None = None, last_modified: str | None = None) -> Fetched | NotModified:
         """Get a feed if it differs from the one that these validators came with.
@@ -207,13 +206,6 @@ class Fetcher:
         contact = "".join(c for c in self._settings.contact if c.isascii() and c.isprintable())
         agent = f"FrugalServe/{serve_app.__version__}" + (f" (+{contact})" if contact else "")
         return {"User-Agent": agent, "Accept": ACCEPT, "Accept-Encoding": ACCEPTED}
-
-
-def _host(url: str) -> str:
-    try:
-        return yarl.URL(url).raw_host or ""
-    except ValueError:
-        return ""
 
 
 def _url(text: str, base: yarl.URL | None = None) -> yarl.URL:

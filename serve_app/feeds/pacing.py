@@ -10,6 +10,8 @@ import contextlib
 from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass, field
 
+import yarl
+
 MAX_HOSTS = 1_000
 # Where every user has a host name of their own and all of them reach one operator, who counts requests together.
 HOSTERS = ("blogspot.com", "ghost.io", "github.io", "livejournal.com", "medium.com", "substack.com", "tumblr.com", "wordpress.com")
@@ -19,6 +21,14 @@ def scope(host: str) -> str:
     """The name under which requests to this host are counted: its own, or its hoster's."""
     name = host.lower().rstrip(".")
     return next((hoster for hoster in HOSTERS if name.endswith(f".{hoster}")), name)
+
+
+def host_scope(url: str) -> str:
+    """The same for an address; empty where it has no host."""
+    try:
+        return scope(yarl.URL(url).raw_host or "")
+    except ValueError:
+        return ""
 
 
 @dataclass(slots=True)

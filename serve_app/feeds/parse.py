@@ -65,8 +65,9 @@ def parse(body: bytes, url: str, content_type: str | None) -> ParsedFeed:
     """
     charset = prolog.declared_charset(content_type)
     if jsonfeed.looks_like(body):
-        title, items, hub, topic = jsonfeed.read(body)
-        return replace(_parsed(title, None, items, len(items), url), hub=_link(hub, url) or None, topic=_link(topic, url) or None)
+        title, items, *links = jsonfeed.read(body)
+        hub, topic = (_link(link, url) or None for link in links)
+        return replace(_parsed(title, None, items, len(items), url), hub=hub, topic=topic)
     cleaned, charset = prolog.clean(body, charset)
     kind = (content_type or "application/xml").split(";")[0].strip() or "application/xml"
     # Not told where it was found: feedparser would resolve guids against that, and a moved feed would come back as all new entries.
@@ -168,4 +169,3 @@ def _timestamp(value: time.struct_time | None) -> float | None:
         return None if value is None else float(calendar.timegm(value))
     except (ValueError, OverflowError, TypeError):
         return None
-

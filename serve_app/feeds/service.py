@@ -16,6 +16,7 @@ from serve_app.errors import BadRequest
 from serve_app.feed_url import check_feed_url
 from serve_app.feeds.fetch import Fetcher
 from serve_app.feeds.loop import FeedsLoop
+from serve_app.feeds.parsing import Parsers
 from serve_app.feeds.prompt import question
 from serve_app.live import Live
 from serve_app.messages import Answer, Article, Ask, Feed, Generate, Sampling
@@ -38,6 +39,8 @@ class FeedsService:
         self._store = ArticleStore(self._database)
         self._settings = Live(FeedsSettings, "Feeds.user_config", app.kept_settings("Feeds"), session)
         self._loop: FeedsLoop | None = None
+        self._fetcher: Fetcher | None = None
+        self._parsers = Parsers()
         self._task: asyncio.Task[None] | None = None
         self.metrics = Metrics()
 
@@ -52,8 +55,9 @@ class FeedsService:
             return
         settings = self._settings.value
         if self._loop is None:
-            fetcher = Fetcher(settings)
-            self._loop = FeedsLoop(self._store, fetcher, self._ask, self.metrics, self._holder, time.time, settings, model=self._model)
+            self._fetcher = Fetcher(settings)
+            given = (self._store, self._fetcher, self._ask, self.metrics, self._holder, time.time, settings)
+            self._loop = FeedsLoop(*given, model=self._model, parse=self._parsers)
             self._task = asyncio.create_task(self._loop.run())
             # Its first turn, before anybody asks `check`: where Serve runs us on its own event loop it does so at once.
             await asyncio.sleep(0)
@@ -117,6 +121,9 @@ class FeedsService:
             await asyncio.gather(self._task, return_exceptions=True)
         if self._loop is not None:
             await self._loop.stop()
+        if self._fetcher is not None:
+            self._fetcher.close()
+        await self._parsers.close()
         self._database.close()
 
     def _wake(self) -> None:

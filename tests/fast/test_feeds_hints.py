@@ -86,11 +86,12 @@ def test_a_hub_is_found_in_link_headers(links: tuple[str, ...], found: tuple[str
 def test_a_hub_is_found_in_each_kind_of_document() -> None:
     found = ("https://hub.test/", "https://feed.test/self")
     link = '<atom:link xmlns:atom="http://www.w3.org/2005/Atom" rel="{}" href="{}"/>'
-    atom = '<feed xmlns="http://www.w3.org/2005/Atom" xml:base="https://feed.test/x/"><link rel="hub" href="{}"/><link rel="self" href="../self"/></feed>'
+    links = f'<link rel="hub" href="{found[0]}"/><link rel="self" href="../self"/>'
+    atom = f'<feed xmlns="http://www.w3.org/2005/Atom" xml:base="https://feed.test/x/">{links}</feed>'
     items = {"version": "https://jsonfeed.org/version/1", "items": [], "hubs": [{"type": "WebSub", "url": found[0]}], "feed_url": found[1]}
     for body in (
         rss("", link.format("hub", found[0]) + link.format("self", found[1])),
-        atom.format(found[0]).encode(),
+        atom.encode(),
         json.dumps(items).encode(),
     ):
         parsed = parse(body, URL, None)

@@ -14,11 +14,10 @@ from serve_app.errors import FetchError
 from serve_app.feeds import parser_child
 from serve_app.feeds.parse import parse
 from serve_app.feeds.parsing import Parsers
+from tests.fast.fakes_feeds import until
 from tests.fast.test_feeds_parse import URL, rss
 
 FEED = rss("<item><guid>é</guid><title>a</title></item><item><guid>2</guid><link>/x</link></item>", "<ttl>7</ttl>")
-
-
 
 
 @pytest.fixture
@@ -50,8 +49,7 @@ async def test_a_document_that_computes_or_grows_without_end_is_given_up_and_the
 async def test_a_check_that_is_cancelled_ends_its_process_and_others_wait_for_their_turn(parsers: Parsers) -> None:
     stuck = asyncio.create_task(parsers(b"hang", URL, None))
     waiting = asyncio.create_task(parsers(FEED, URL, None))
-    while not parsers._free.locked():
-        await asyncio.sleep(0)
+    await until(parsers._free.locked)
     stuck.cancel()
     assert len((await waiting).entries) == 2
     assert stuck.cancelled()
@@ -73,5 +71,5 @@ def hostile(body: bytes, url: str, content_type: str | None) -> object:
 
 
 if __name__ == "__main__":
-    parser_child.parse = hostile  # type: ignore[assignment]
+    parser_child.parse = hostile  # type: ignore[assignment,attr-defined]
     parser_child.main()
