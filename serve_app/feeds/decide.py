@@ -157,6 +157,7 @@ def _beyond(articles: list[Article], limit: int) -> set[str]:
 
 def _changed(feed: Feed, entry: Entry, known: KnownArticle, now: float, settings: FeedsSettings) -> Article:
     article = _article(feed, entry, known.first_seen_at, now, settings)
+    article = replace(article, id=known.id or article.id)  # a renamed article has the id of its first guid
     if known.state == "skipped" and (known.reason or "").startswith(TOO_OLD):
         return _skipped(article, known.reason or TOO_OLD)  # an edit does not make it one of the newest
     return article

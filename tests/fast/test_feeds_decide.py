@@ -108,6 +108,11 @@ def test_an_article_under_another_guid_is_no_new_one() -> None:
         assert (len(decision.new), decision.renamed) == (1, ())
 
 
+def test_an_edit_of_an_article_that_was_renamed_changes_that_one() -> None:
+    (changed,) = run(OLD_FEED, entry("a", text="now it has another text"), known={"a": known(entry("a"), id="i")}).changed
+    assert changed.id == "i"
+
+
 def test_of_two_entries_with_a_vanished_text_one_is_that_article() -> None:
     stored = {"old": known(entry("old"), id="i")}
     twins = [replace(entry("old"), guid=guid) for guid in ("a", "b")]
