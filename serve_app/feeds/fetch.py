@@ -37,6 +37,8 @@ REDIRECTS = (301, 302, 303, 307, 308)
 PERMANENT = (301, 308)
 BUSY = (429, 503)
 HOST_GAP_S = 1.0
+LARGE = 1_000_000  # bytes of a body; of those that are larger MAX_LARGE arrive at once, or 32 bombs would be half a gigabyte
+MAX_LARGE = 2
 OUTSIDE = Guard(redirected=True)
 
 
@@ -111,6 +113,7 @@ class Fetcher:
         self._own = ThreadResolver()
         self._inner = resolver or self._own
         self._tls = tls
+        self._large = asyncio.Semaphore(MAX_LARGE)
         self._pacing = Pacing(gap_s, monotonic, sleep)
         self.reconfigure(settings)
 
@@ -194,13 +197,22 @@ class Fetcher:
                 # A private host may be a bridge to many sites, of which only one is busy; a public one speaks for itself.
                 held_host = None if line.resolver.met_private or reply.status not in BUSY else scope(url.raw_host or "")
                 raise reasons.bad_status(reply.status, url, headers.retry_after_s(reply.headers, self._now()), held_host)
-            body = Body(reply.headers.get("Content-Encoding", ""), self._settings.max_feed_bytes)
-            async for piece in reply.content.iter_chunked(PIECE):
-                body.feed(piece)
+            body = await self._body(reply)
             hub, topic = headers.hub_and_topic(reply.headers.getall("Link", ()))
             # Without the user and password: the links of articles are resolved against it, and those are shown.
             where, kind = str(url.with_user(None)), reply.headers.get("Content-Type")
-            return Fetched(where, body.finish(), kind, *found, max_age_s, hub=hub, topic=topic)
+            return Fetched(where, body, kind, *found, max_age_s, hub=hub, topic=topic)
+
+    async def _body(self, reply: aiohttp.ClientResponse) -> bytes:
+        body = Body(reply.headers.get("Content-Encoding", ""), self._settings.max_feed_bytes)
+        async with contextlib.AsyncExitStack() as stack:
+            is_large = False
+            async for piece in reply.content.iter_chunked(PIECE):
+                for num_bytes in body.steps(piece):
+                    if num_bytes > LARGE and not is_large:
+                        await stack.enter_async_context(self._large)
+                        is_large = True
+            return body.finish()
 
     def _headers(self) -> dict[str, str]:
         contact = "".join(c for c in self._settings.contact if c.isascii() and c.isprintable())

@@ -5,6 +5,8 @@ aiohttp would decode each network chunk whole. Tests: tests/fast/test_feeds_infl
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 from serve_app.errors import FetchError
 from serve_app.feeds.decoders import PIECE, Broken, Decoder, decoder
 
@@ -37,12 +39,15 @@ class Body:
         Raises:
             FetchError: over the limit, or not what Content-Encoding says.
         """
-        if self._decoder is None:
-            self._keep(data)
-            return
+        for _num_bytes in self.steps(data):
+            pass
+
+    def steps(self, data: bytes) -> Iterator[int]:
+        """The same in steps, each with the size of the body so far: a caller may wait in between, before the next piece is decoded."""
         try:
-            for piece in self._decoder.decode(data):
+            for piece in (data,) if self._decoder is None else self._decoder.decode(data):
                 self._keep(piece)
+                yield self.num_bytes
         except Broken:
             raise FetchError(f"the reply is not the {self._coding} data that it claims to be; tell the feed's owner") from None
 
