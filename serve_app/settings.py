@@ -271,6 +271,9 @@ class FeedsSettings(Settings):
     max_feed_bytes: int = Field(15_000_000, ge=1_000, description="after decompression")
     max_redirects: int = Field(5, ge=0)
     allow_private_hosts: tuple[str, ...] = Field((), description="host names or addresses in private networks that may be fetched")
+    websub_callback_url: str | None = Field(
+        None, description="this server as hubs reach it, https://host[:port][/prefix]: feeds that name a hub are then pushed (WebSub)"
+    )
     contact: str = Field("", description="address or URL put into the User-Agent, for the people whose feeds you read")
 
     @model_validator(mode="after")
@@ -284,6 +287,8 @@ class FeedsSettings(Settings):
             raise ValueError(f"poll_interval_s is less than min_interval_s ({self.min_interval_s:g}); raise it or lower min_interval_s")
         if self.poll_interval_s > self.max_interval_s:
             raise ValueError(f"poll_interval_s is greater than max_interval_s ({self.max_interval_s:g}); lower it or raise max_interval_s")
+        if self.websub_callback_url is not None and not re.fullmatch(r"https?://[^/?#\s@]+(/[^?#\s]*)?", self.websub_callback_url):
+            raise ValueError("websub_callback_url is no address that a hub could use; write https://host[:port][/prefix]")
         if self.connect_timeout_s > self.total_timeout_s:
             raise ValueError("connect_timeout_s is greater than total_timeout_s; lower it")
         return self

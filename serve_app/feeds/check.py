@@ -52,6 +52,16 @@ class Parse(Protocol):
         """See parse.parse."""
 
 
+class Pushes(Protocol):
+    """What is needed of a websub.Subscriber. Both block."""
+
+    def advertised(self, feed_id: str, hub: str | None, topic: str | None) -> None:
+        """See websub.Subscriber."""
+
+    def is_pushed(self, feed_id: str) -> bool:
+        """See websub.Subscriber."""
+
+
 async def parse_here(body: bytes, url: str, content_type: str | None) -> ParsedFeed:
     """In a thread of this process, without a deadline."""
     return await asyncio.to_thread(parse, body, url, content_type)
@@ -69,6 +79,7 @@ class FeedChecker:
         now: Callable[[], float],
         jitter: Callable[[], float] = random.random,
         parse: Parse = parse_here,
+        pushes: Pushes | None = None,
     ) -> None:
         self._store = store
         self._fetcher = fetcher
@@ -77,6 +88,7 @@ class FeedChecker:
         self._now = now
         self._jitter = jitter
         self._parse = parse
+        self._pushes = pushes
 
     async def check(self, feed: Feed, settings: FeedsSettings) -> None:
         """Check a feed once.
@@ -117,7 +129,9 @@ class FeedChecker:
         now = self._now()
         if parsed is None:
             etag, last_modified = reply.etag or feed.etag, reply.last_modified or feed.last_modified
-            next_at = self._next(Hints(reply.max_age_s, rhythm=_stored_rhythm(feed)), 0, settings)
+            next_at = self._next(
+                Hints(reply.max_age_s, rhythm=_stored_rhythm(feed), is_pushed=self._is_pushed(feed, settings)), 0, settings
+            )
             moved = self._move(feed, reply.moved_to, True, now)
             self._store.record_check(self._holder, feed.id, FeedCheck(now, reply.status, next_at, etag, last_modified, move=moved))
             return "unchanged"
@@ -128,10 +142,11 @@ class FeedChecker:
         # While edits wait, without validators: a 304 would hide them.
         etag, last_modified = (None, None) if decision.num_waiting else (reply.etag, reply.last_modified)
         found = rhythm(parsed, now)
+        self._note_hub(feed, reply, parsed, settings)
         check = FeedCheck(
             now,
             reply.status,
-            self._next(Hints(reply.max_age_s, rhythm=found), 0, settings),
+            self._next(Hints(reply.max_age_s, rhythm=found, is_pushed=self._is_pushed(feed, settings)), 0, settings),
             etag,
             last_modified,
             title,
@@ -143,6 +158,38 @@ class FeedChecker:
         )
         self._store.record_check(self._holder, feed.id, check)
         return "new" if decision.new or decision.changed else "unchanged"
+
+    async def take(self, feed: Feed, body: bytes, content_type: str | None, settings: FeedsSettings) -> None:
+        """Store what a hub pushed: a document with some of the feed's entries.
+
+        Raises:
+            FetchError: it is no feed.
+            LeaseLost: another replica may write now.
+            NotFound: the feed was removed meanwhile.
+        """
+        parsed = await self._parse(body, feed.address, content_type)
+        result = await asyncio.to_thread(self._record_push, feed, parsed, settings)
+        self._metrics.inc("frugal_feed_checks_total", result=result)
+
+    def _record_push(self, feed: Feed, parsed: ParsedFeed, settings: FeedsSettings) -> Result:
+        # The validators of the last fetch stay: the next one then brings what this document leaves out, edits that have to wait included.
+        # An entry with a known text is no renamed one here, because the document need not hold the other.
+        known = self._store.known(feed.id, [entry.guid for entry in parsed.entries])
+        taken = self._store.taken([article_id(feed.id, entry.guid) for entry in parsed.entries if entry.guid not in known])
+        decision = decide(feed, known, parsed, self._now(), settings, taken)
+        next_at = self._next(Hints(rhythm=_stored_rhythm(feed), is_pushed=True), 0, settings)
+        check = FeedCheck(self._now(), 200, next_at, feed.etag, feed.last_modified, "", decision.new, decision.changed)
+        self._store.record_check(self._holder, feed.id, check)
+        return "new" if decision.new or decision.changed else "unchanged"
+
+    def _note_hub(self, feed: Feed, reply: Fetched | NotModified, parsed: ParsedFeed, settings: FeedsSettings) -> None:
+        if self._pushes is None or settings.websub_callback_url is None or not isinstance(reply, Fetched):
+            return
+        hub, topic = (reply.hub, reply.topic) if reply.hub else (parsed.hub, parsed.topic)
+        self._pushes.advertised(feed.id, hub, topic or reply.url)
+
+    def _is_pushed(self, feed: Feed, settings: FeedsSettings) -> bool:
+        return self._pushes is not None and settings.websub_callback_url is not None and self._pushes.is_pushed(feed.id)
 
     def _decide(self, feed: Feed, parsed: ParsedFeed, settings: FeedsSettings) -> tuple[Mapping[str, KnownArticle], Decision]:
         guids, texts = [entry.guid for entry in parsed.entries], [entry.text_hash for entry in parsed.entries]

@@ -2,7 +2,7 @@
 
     lease --lost--> wait            due feeds --> max_checks slots, one per host (check.py) --> articles pending
       |  held                       pending   --> max_in_flight slots (summarise.py) --> done, or a next try
-      +--> renew | check | summarise, together; LeaseLost in any of them ends all three
+      +--> renew | check | summarise | ask hubs, together; LeaseLost in any of them ends all
 
 One feed's or article's trouble is a value and stays with it. All state is in the store, so killing this at any point loses at most what
 was in flight. Tests: tests/fast/test_feeds_loop.py.
@@ -20,6 +20,7 @@ from serve_app.feeds.check import FeedChecker, Fetch, Parse, parse_here
 from serve_app.feeds.pacing import host_scope
 from serve_app.feeds.slots import Slots
 from serve_app.feeds.summarise import AskFor, Summariser
+from serve_app.feeds.websub import Subscriber
 from serve_app.messages import Feed
 from serve_app.metrics import Metrics
 from serve_app.settings import FeedsSettings
@@ -29,6 +30,7 @@ log = logging.getLogger(__name__)
 
 REREAD_S = 0.5  # so long the list of due feeds serves the slots that become free, before it is read again
 IDLE_WAIT_S = 2.0  # how long a change that nobody woke us for may go unnoticed
+SUBSCRIBE_S = 10.0  # between two looks for hubs that are to be asked
 BUSY_GRACE_S = 60.0  # a beat may be late by this much (a long wait for the database's lock) before `alive` says no
 
 
@@ -49,11 +51,13 @@ class FeedsLoop:
         idle_wait_s: float = IDLE_WAIT_S,
         parse: Parse = parse_here,
         jitter: Callable[[], float] = random.random,
+        subscriber: Subscriber | None = None,
     ) -> None:
         self._store = store
         self._fetcher = fetcher
-        self._checker = FeedChecker(store, fetcher, metrics, holder, now, jitter, parse)
+        self._checker = FeedChecker(store, fetcher, metrics, holder, now, jitter, parse, subscriber)
         self._summariser = Summariser(store, ask, metrics, holder, now, model)
+        self._subscriber = subscriber
         self._metrics = metrics
         self._holder = holder
         self._now = now
@@ -62,7 +66,7 @@ class FeedsLoop:
         self._must_sync = True
         self._must_recheck = False
         self._asked = False  # somebody woke the loop: the list of due feeds may be another
-        self._wakers = {name: asyncio.Event() for name in ("lease", "check", "summarise")}
+        self._wakers = {name: asyncio.Event() for name in ("lease", "check", "summarise", "subscribe")}
         self._run: asyncio.Task[None] | None = None
         self._renewal: asyncio.Future[bool] | None = None
         self._last_beat: float | None = None
@@ -123,7 +127,7 @@ class FeedsLoop:
     async def _work(self) -> None:
         """What the holder of the lease does, until one part raises."""
         self._must_sync = True
-        parts: tuple[Callable[[], Awaitable[None]], ...] = (self._keep_lease, self._check_feeds, self._summarise)
+        parts: tuple[Callable[[], Awaitable[None]], ...] = (self._keep_lease, self._check_feeds, self._summarise, self._subscribe)
         tasks = [asyncio.ensure_future(part()) for part in parts]
         try:
             done, _running = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
@@ -208,6 +212,18 @@ class FeedsLoop:
                 await self._wait("summarise", self._idle_wait_s)
         finally:
             await slots.cancel()
+
+    async def _subscribe(self) -> None:
+        while True:
+            if self._subscriber is not None:
+                await self._subscriber.ask(self._settings)
+            await self._wait("subscribe", max(self._idle_wait_s, SUBSCRIBE_S))
+
+    async def take(self, feed_id: str, body: bytes, content_type: str | None) -> None:
+        """Store what a hub pushed; see FeedChecker.take."""
+        feed = await asyncio.to_thread(self._store.feed, feed_id)
+        await self._checker.take(feed, body, content_type, self._settings)
+        self._wakers["summarise"].set()
 
     async def _wait(self, name: str, timeout_s: float) -> None:
         """Until woken, or for so long at most."""
