@@ -13,7 +13,7 @@ from urllib.parse import parse_qs
 import pytest
 from aiohttp import ClientSession, web
 
-from serve_app.errors import FetchError, NotFound
+from serve_app.errors import ConfigError, FetchError, NotFound
 from serve_app.feeds.service import FeedsService
 from serve_app.feeds.websub import LEASE_S, RENEW_AT, VERIFY_S, Subscriber, Verification, callback, form, is_signed, wanted
 from serve_app.settings import AppSettings, FeedEntry, FeedsSettings, ModelSettings
@@ -42,6 +42,12 @@ def test_a_signature_counts_by_any_of_the_four_methods(method: str) -> None:
     for bad in (good[:-1], good + "0", signed("other", b"body", method), f"{method}=", "", weak, "sha1=é"):
         assert not is_signed("key", b"body", bad)
     assert not is_signed("key", b"another body", good)
+
+
+@pytest.mark.parametrize("url", ["me.test", "ftp://me.test", "https://ann:x@me.test", "https://me.test/?x=1", ""])
+def test_an_address_that_no_hub_could_use_is_refused(url: str) -> None:
+    with pytest.raises(ConfigError, match="websub_callback_url"):
+        FeedsSettings.load({"websub_callback_url": url})
 
 
 def test_what_a_document_advertises_is_wanted_once() -> None:
