@@ -39,7 +39,7 @@ class Parsers:
             FetchError: it is not a feed, or takes more than a feed may.
         """
         async with self._free:
-            process = self._idle.pop() if self._idle else await self._start()
+            process = self._waiting() or await self._start()
             try:
                 reply = await self._ask(process, body, {"url": url, "content_type": content_type})
             except BaseException:
@@ -57,6 +57,14 @@ class Parsers:
         """End the processes that wait."""
         while self._idle:
             await _end(self._idle.pop())
+
+    def _waiting(self) -> asyncio.subprocess.Process | None:
+        """A process from before. One that was ended while it waited, as the system does where memory is short, is no feed's fault."""
+        while self._idle:
+            process = self._idle.pop()
+            if process.returncode is None:
+                return process
+        return None
 
     async def _start(self) -> asyncio.subprocess.Process:
         environment = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}  # a replica's own may be longer than ours

@@ -55,6 +55,14 @@ async def test_a_check_that_is_cancelled_ends_its_process_and_others_wait_for_th
     assert stuck.cancelled()
 
 
+async def test_a_process_that_was_ended_while_it_waited_is_replaced(parsers: Parsers) -> None:
+    await parsers(FEED, URL, None)
+    (process,) = parsers._idle
+    process.kill()
+    await process.wait()
+    assert len((await parsers(FEED, URL, None)).entries) == 2
+
+
 def hostile(body: bytes, url: str, content_type: str | None) -> object:
     """What the child of these tests does instead of parsing."""
     if body == b"compute":
