@@ -1,7 +1,7 @@
 """One conditional GET of one feed: guarded, bounded in time and size, paced per host, redirects followed by hand. And a POST to a hub.
 
 Knows HTTP and nothing of feeds. What goes wrong is a FetchError whose message reads well on the feeds page; `reasons.py` words it.
-`sample:` is the feed bundled with this package. Tests: tests/fast/test_feeds_fetch.py, tests/fast/test_feeds_hostile.py.
+`sample:` is the feed bundled with this package. Tests: tests/fast/test_feeds_fetch.py, tests/corpus/test_hostile_servers.py.
 """
 
 from __future__ import annotations

@@ -7,13 +7,13 @@ import json
 import sys
 from typing import Any
 
-from tests.fast.fakes_hostile import GOOD, HARMLESS, MISDEEDS, HostileServer
+from tests.corpus.hostile_server import GOOD, HARMLESS, MISDEEDS, HostileServer
 
 
 async def visit(urls: dict[str, str]) -> dict[str, Any]:
     """What hostile_child.py found."""
     pipe = asyncio.subprocess.PIPE
-    child = await asyncio.create_subprocess_exec(sys.executable, "-m", "tests.fast.hostile_child", stdin=pipe, stdout=pipe)
+    child = await asyncio.create_subprocess_exec(sys.executable, "-m", "tests.corpus.hostile_child", stdin=pipe, stdout=pipe)
     said, _error = await child.communicate(json.dumps({"urls": urls}).encode())
     assert child.returncode == 0
     found: dict[str, Any] = json.loads(said.splitlines()[-1])
