@@ -168,14 +168,21 @@ def _update(feed_id: str, **values: Any) -> Any:
 def _one(connection: Connection, feed_id: str) -> Feed:
     found = _read(connection, select(feeds).where(feeds.c.id == feed_id))
     if not found:
-        raise NotFound(f"there is no feed {feed_id[:40]!r}; the list of feeds has their ids")
+        raise _missing(feed_id)
     return found[0]
 
 
 def _locked(connection: Connection, feed_id: str) -> Feed:
     """The same, and nobody else changes it before this transaction ends."""
-    connection.execute(select(feeds.c.id).where(feeds.c.id == feed_id).with_for_update())
+    lock = select(feeds.c.id).where(feeds.c.id == feed_id).with_for_update()
+    # Nothing where the row that was waited for is deleted, even if one with the same id was added since: that one is not locked.
+    if connection.execute(lock).one_or_none() is None:
+        raise _missing(feed_id)
     return _one(connection, feed_id)
+
+
+def _missing(feed_id: str) -> NotFound:
+    return NotFound(f"there is no feed {feed_id[:40]!r}; the list of feeds has their ids")
 
 
 def _read(connection: Connection, statement: Any) -> tuple[Feed, ...]:
