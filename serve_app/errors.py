@@ -194,7 +194,8 @@ class ConfigError(FrugalError):
 
 
 class FetchError(FrugalError):
-    """A feed could not be fetched or is not a feed. `http_status` is what the feed's server answered, `None` where it did not."""
+    """A feed could not be fetched or is not a feed. `http_status` is what the feed's server answered, `None` where it did not;
+    `held_host` the host whose other feeds must wait for `retry_after_s`, too."""
 
     status = 502
     code = "fetch_failed"
@@ -206,9 +207,11 @@ class FetchError(FrugalError):
         param: str | None = None,
         retry_after_s: float | None = None,
         http_status: int | None = None,
+        held_host: str | None = None,
     ) -> None:
         super().__init__(message, param=param, retry_after_s=retry_after_s)
         self.http_status = http_status
+        self.held_host = held_host
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return (*super().__reduce__(), {"http_status": self.http_status})
+        return (*super().__reduce__(), {"http_status": self.http_status, "held_host": self.held_host})

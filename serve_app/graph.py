@@ -174,6 +174,12 @@ class FeedsDeployment:
     async def retry_article(self, article_id: str) -> Article | Failed:
         return await as_value(self._service.retry_article(article_id))
 
+    async def verify_push(self, feed_id: str, token: str, asked: Any) -> str | Failed:
+        return await as_value(self._service.verify_push(feed_id, token, asked))
+
+    async def take_push(self, feed_id: str, token: str, body: bytes, content_type: str | None, signature: str) -> Failed | None:
+        return await as_value(self._service.take_push(feed_id, token, body, content_type, signature))
+
     async def snapshot(self) -> Snapshot:
         return self._service.metrics.snapshot("Feeds", _replica_id())
 

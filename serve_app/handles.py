@@ -106,7 +106,7 @@ class Calls:
             async for item in items:
                 yield item
 
-    async def feeds(self, method: str, *args: str) -> Any:
+    async def feeds(self, method: str, *args: Any) -> Any:
         """Have Feeds do something; errors are raised."""
         with translated("Feeds"):
             return _raised(await getattr(self._feeds, method).remote(*args))

@@ -246,7 +246,10 @@ class Summary:
 
 @dataclass(frozen=True, slots=True)
 class Article:
-    """An entry of a feed as we keep it. `text` is plain text; `text_hash` the SHA-256 of its normalised title and text."""
+    """An entry of a feed as we keep it. `text` is plain text; `text_hash` the SHA-256 of its normalised title and text.
+
+    `duplicate_of`: the id of the article of another feed, seen before this one, that has the same title and text.
+    """
 
     id: str
     feed_id: str
@@ -264,11 +267,16 @@ class Article:
     attempts: int = 0
     next_try_at: float | None = None
     summary: Summary | None = None
+    duplicate_of: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class Feed:
-    """A feed and its health. `origin` says whether the configuration or the API named it; `num_articles` counts by state."""
+    """A feed and its health. `origin` says whether the configuration or the API named it; `num_articles` counts by state.
+
+    `moved_to` is where requests go instead of `url`, `duplicate_of` the id of another feed at which its redirects end. The other times
+    and counts at the end are those of its rhythm and of a redirect that is being proven; see store/schema.py.
+    """
 
     id: str
     url: str
@@ -285,6 +293,20 @@ class Feed:
     last_check_at: float | None = None
     last_success_at: float | None = None
     num_articles: tuple[tuple[ArticleState, int], ...] = ()
+    moved_to: str | None = None
+    redirect_to: str | None = None
+    redirect_count: int | None = None
+    redirect_since: float | None = None
+    duplicate_of: str | None = None
+    asked_wait_s: float | None = None
+    skips: str | None = None
+    entry_gap_s: float | None = None
+    newest_at: float | None = None
+
+    @property
+    def address(self) -> str:
+        """Where its document is asked for."""
+        return self.moved_to or self.url
 
 
 @dataclass(frozen=True, slots=True)

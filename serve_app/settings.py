@@ -249,11 +249,15 @@ class FeedsSettings(Settings):
     feeds: tuple[FeedEntry, ...] = (FeedEntry(url=STRIPE_FEED), FeedEntry(url=SAMPLE_FEED))
     summary: SummaryPrompt = SummaryPrompt()
     poll_interval_s: Seconds = Field(3600, ge=1, description="between two checks of a feed that gives no hint of its own")
+    follow_rate: bool = Field(
+        True, description="check after a tenth of the usual time between two entries, between min_interval_s and max_interval_s"
+    )
     min_interval_s: Seconds = Field(900, ge=1, description="the floor of poll_interval_s, so that no slip of it annoys a feed's owner")
     max_interval_s: Seconds = Field(86_400, ge=1, description="the longest wait, whatever a feed asks for or how often it failed")
     max_in_flight: int = Field(24, ge=1, le=1024, description="summaries asked for at once")
     max_attempts: int = Field(5, ge=1, description="tries per article before only a person can start another")
     retry_base_s: Seconds = Field(30, gt=0, description="wait before the second try; doubles with each")
+    max_checks: int = Field(32, ge=1, le=256, description="feeds checked at once, of one host always one")
     max_new_per_check: int = Field(50, ge=1, description="entries of one check that become work, the newest; older new ones are skipped")
     min_words: int = Field(20, ge=0, description="an article of fewer words, and fewer than 6 times as many characters, is skipped")
     lease_s: Seconds = Field(10, gt=0, description="how long a dead Feeds replica blocks its successor")
@@ -262,6 +266,9 @@ class FeedsSettings(Settings):
     max_feed_bytes: int = Field(15_000_000, ge=1_000, description="after decompression")
     max_redirects: int = Field(5, ge=0)
     allow_private_hosts: tuple[str, ...] = Field((), description="host names or addresses in private networks that may be fetched")
+    websub_callback_url: str | None = Field(
+        None, description="this server as hubs reach it, https://host[:port][/prefix]: feeds that name a hub are then pushed (WebSub)"
+    )
     contact: str = Field("", description="address or URL put into the User-Agent, for the people whose feeds you read")
 
     @model_validator(mode="after")
@@ -275,6 +282,8 @@ class FeedsSettings(Settings):
             raise ValueError(f"poll_interval_s is less than min_interval_s ({self.min_interval_s:g}); raise it or lower min_interval_s")
         if self.poll_interval_s > self.max_interval_s:
             raise ValueError(f"poll_interval_s is greater than max_interval_s ({self.max_interval_s:g}); lower it or raise max_interval_s")
+        if self.websub_callback_url is not None and not re.fullmatch(r"https?://[^/?#\s@]+(/[^?#\s]*)?", self.websub_callback_url):
+            raise ValueError("websub_callback_url is no address that a hub could use; write https://host[:port][/prefix]")
         if self.connect_timeout_s > self.total_timeout_s:
             raise ValueError("connect_timeout_s is greater than total_timeout_s; lower it")
         return self

@@ -20,6 +20,7 @@ from serve_app.cache.stored import StoredAnswers
 from serve_app.costs import report
 from serve_app.drain import Drain
 from serve_app.errors import Overloaded, Stopping
+from serve_app.feeds.websub import Verification
 from serve_app.live import Live
 from serve_app.messages import Answer, Article, ArticlePage, ArticleQuery, Ask, Feed, Item, ModelCard, Selection
 from serve_app.metrics import Metrics, Snapshot, render
@@ -49,7 +50,7 @@ class GraphCalls(Protocol):
 
     def stream(self, ask: Ask) -> AsyncGenerator[Item, None]: ...
 
-    async def feeds(self, method: str, *args: str) -> Any: ...
+    async def feeds(self, method: str, *args: Any) -> Any: ...
 
     async def broadcast(self, method: str) -> list[Any]: ...
 
@@ -161,6 +162,13 @@ class GraphServices:
     async def refresh_feed(self, id: str) -> Feed:
         feed: Feed = await self._calls.feeds("refresh_feed", id)
         return feed
+
+    async def verify_push(self, id: str, token: str, asked: Verification) -> str:
+        challenge: str = await self._calls.feeds("verify_push", id, token, asked)
+        return challenge
+
+    async def take_push(self, id: str, token: str, body: bytes, content_type: str | None, signature: str) -> None:
+        await self._calls.feeds("take_push", id, token, body, content_type, signature)
 
     async def report(self) -> dict[str, Any]:
         await self._calls.broadcast("flush")  # so that the books are those of this moment

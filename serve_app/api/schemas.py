@@ -71,6 +71,7 @@ class ArticleShort(_Sent):
     reason: str | None
     attempts: int
     next_try_at: float | None
+    duplicate_of: str | None = Field(description="the id of an earlier article of another feed with the same title and text")
     summary: SummaryShort | None
 
 
@@ -99,6 +100,10 @@ class FeedOut(_Sent):
     last_error: str | None
     num_errors: int = Field(description="checks that failed since the last good one")
     num_articles: Annotated[dict[ArticleState, int], BeforeValidator(dict)] = Field(description="by state")
+    moved_to: Annotated[str | None, BeforeValidator(lambda url: url and masked(url))] = Field(
+        description="where it is read now: permanent redirects led there three times, over a day at least"
+    )
+    duplicate_of: str | None = Field(description="the id of another feed at which its redirects end; remove one of the two")
 
 
 class ModelOut(BaseModel):

@@ -10,6 +10,7 @@ from collections.abc import AsyncIterator
 from typing import Any, Protocol
 
 from serve_app.cache.stored import StoredAnswers
+from serve_app.feeds.websub import Verification
 from serve_app.messages import Answer, Article, ArticlePage, ArticleQuery, Ask, Feed, Item, ModelCard
 from serve_app.settings import IngressSettings
 
@@ -64,6 +65,14 @@ class Services(Protocol):
 
     async def refresh_feed(self, id: str) -> Feed:
         """Make the feed due now. Raises NotFound."""
+        ...
+
+    async def verify_push(self, id: str, token: str, asked: Verification) -> str:
+        """The challenge for a feed's hub. Raises NotFound where nobody wants this subscription."""
+        ...
+
+    async def take_push(self, id: str, token: str, body: bytes, content_type: str | None, signature: str) -> None:
+        """What a feed's hub sends. Raises NotFound where there is no such subscription."""
         ...
 
     async def report(self) -> dict[str, Any]:

@@ -34,7 +34,7 @@ class Looks:
 
     async def get(self, key: str) -> StoredAnswer | None:
         """What is stored under the key, whatever its age."""
-        look = None
+        look = self._running.get(key)
         if look is None:
             # A fresh context: Serve cancels what a request started when its caller leaves, and this look may have other callers.
             look = self._running[key] = asyncio.create_task(self._get(key), context=contextvars.Context())

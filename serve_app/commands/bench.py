@@ -1,4 +1,5 @@
-"""bench engine, bench http, bench cache, bench lookup. Tests: tests/fast/test_bench_*.py, tests/model/test_bench.py."""
+"""bench engine, bench http, bench cache, bench lookup, bench feeds. Tests: tests/fast/test_bench_*.py, tests/model/test_bench.py,
+tests/corpus/test_bench_feeds.py."""
 
 from __future__ import annotations
 
@@ -178,3 +179,23 @@ def bench_lookup(entries: int, requests: int, seconds: float, as_json: bool) -> 
     if not as_json:
         click.echo(lookup.table(document))
     click.echo(json.dumps(document))
+
+
+@bench.command("feeds")
+@click.option("--feeds", type=click.IntRange(1, 20_000), default=200, show_default=True)
+@click.option("--hosts", type=click.IntRange(1), default=40, show_default=True, help="Host names, among which they are shared out.")
+@click.option("--interval", "interval_s", type=click.FloatRange(1), default=15.0, show_default=True, help="Between two polls of a feed, s.")
+@click.option("--duration", "duration_s", type=click.FloatRange(1), default=60.0, show_default=True, help="Seconds.")
+@ONLY_JSON
+def bench_feeds(as_json: bool, **options: Any) -> None:
+    """Poll many feeds of a site on this machine: no poll may be missed, no host asked twice at once or within a second."""
+    from serve_app.bench import feeds
+
+    load = feeds.Load(**options)
+    if wrong := load.mistake():
+        raise click.UsageError(wrong)
+    document = feeds.run(load, (lambda _line: None) if as_json else (lambda line: click.echo(line, err=True)))
+    if not as_json:
+        click.echo(feeds.table(document))
+    click.echo(json.dumps(document))
+    sys.exit(0 if document["ok"] else 1)

@@ -12,7 +12,6 @@ import re
 import socket
 from collections.abc import Iterable
 
-import aiohttp
 import yarl
 from aiohttp.abc import AbstractResolver, ResolveResult
 
@@ -26,6 +25,15 @@ NAT64 = ipaddress.IPv6Network("64:ff9b::/96")
 # `is_global` calls these global (Python 3.11): protocol assignments, the 6to4 relay; and carrier-grade NAT on older ones.
 DENIED_V4 = tuple(ipaddress.IPv4Network(text) for text in ("192.0.0.0/24", "192.88.99.0/24", "100.64.0.0/10"))
 
+# No browser connects to these: https://fetch.spec.whatwg.org/#port-blocking. What listens there may take a request for its own protocol.
+# fmt: off
+BAD_PORTS = frozenset((
+    0, 1, 7, 9, 11, 13, 15, 17, 19, 20, 21, 22, 23, 25, 37, 42, 43, 53, 69, 77, 79, 87, 95, 101, 102, 103, 104, 109, 110, 111, 113, 115,
+    117, 119, 123, 135, 137, 139, 143, 161, 179, 389, 427, 465, 512, 513, 514, 515, 526, 530, 531, 532, 540, 548, 554, 556, 563, 587, 601,
+    636, 989, 990, 993, 995, 1719, 1720, 1723, 2049, 3659, 4045, 4190, 5060, 5061, 6000, 6379, 6566, 6665, 6666, 6667, 6668, 6669, 6679,
+    6697, 10080,
+))
+# fmt: on
 HOST = re.compile(r"[a-z0-9_]([a-z0-9_-]*[a-z0-9_])?(\.[a-z0-9_]([a-z0-9_-]*[a-z0-9_])?)*\.?", re.ASCII)
 LOOKS_LIKE_A_NUMBER = re.compile(r"(^|\.)(\d+|0x[0-9a-f]*)\.?$", re.ASCII)  # https://url.spec.whatwg.org/#ends-in-a-number-checker
 
@@ -60,9 +68,11 @@ def _is_public(address: IP) -> bool:
 
 
 class Guard:
-    """The rules, with `allowed` host names, addresses or networks excepted from them."""
+    """The rules, with `allowed` host names, addresses or networks excepted from them. `redirected`: a public server sent us to where we
+    ask now, so that nothing is excepted and the remedy is another one."""
 
-    def __init__(self, allowed: Iterable[str] = ()) -> None:
+    def __init__(self, allowed: Iterable[str] = (), *, redirected: bool = False) -> None:
+        self._redirected = redirected
         self._names: set[str] = set()
         self._networks: list[Network] = []
         for item in allowed:
@@ -80,27 +90,30 @@ class Guard:
         mapped = address.ipv4_mapped if isinstance(address, ipaddress.IPv6Address) else None
         return any((mapped or address) in network for network in self._networks)
 
-    def check_url(self, url: yarl.URL) -> None:
-        """Check all that can be known of an address without asking DNS.
+    def check_url(self, url: yarl.URL) -> bool:
+        """Check all that can be known of an address without asking DNS. True where it is written as a private one, which is allowed.
 
         Raises:
-            FetchError: scheme, host or address is refused.
+            FetchError: scheme, port, host or address is refused.
         """
         host = (url.raw_host or "").lower()
         if url.scheme not in ("http", "https"):
             raise FetchError(f"{url.scheme or 'no scheme'}: is not fetched; use an http or https address")
         if not host:
             raise FetchError("the address names no host; write https://host/path")
+        if url.port in BAD_PORTS:
+            raise FetchError(f"port {url.port} belongs to another protocol than HTTP; correct the address")
         address = _literal(host)
         if address is not None and not self.allows(host, address):
-            raise refusal(host)
+            raise self.refusal(host)
+        return address is not None and not is_public(address)
 
-
-def refusal(host: str) -> FetchError:
-    """The error for an address that is not on the open internet."""
-    return FetchError(
-        f"{host} is in a private or reserved network, which the fetcher refuses; if it is yours, add {host!r} to allow_private_hosts",
-    )
+    def refusal(self, host: str) -> FetchError:
+        """The error for an address that may not be connected to."""
+        where = f"{host} is in a private or reserved network, "
+        if self._redirected:
+            return FetchError(f"{where}and a server outside of it redirected there, which is refused; if it is yours, put its address here")
+        return FetchError(f"{where}which the fetcher refuses; if it is yours, add {host!r} to allow_private_hosts")
 
 
 def _literal(host: str) -> IP | None:
@@ -124,11 +137,12 @@ def _literal(host: str) -> IP | None:
 
 
 class GuardedResolver(AbstractResolver):
-    """Resolves with `inner` and passes on only what `guard` allows."""
+    """Resolves with `inner` and passes on only what `guard` allows. `met_private`: one of the last name's addresses was a private one."""
 
-    def __init__(self, guard: Guard, inner: AbstractResolver | None = None) -> None:
-        self._guard = guard
-        self._inner = inner or aiohttp.ThreadedResolver()
+    def __init__(self, guard: Guard, inner: AbstractResolver) -> None:
+        self.guard = guard
+        self.met_private = False
+        self._inner = inner
 
     async def resolve(self, host: str, port: int = 0, family: socket.AddressFamily = socket.AF_INET) -> list[ResolveResult]:
         """The checked addresses of `host`.
@@ -137,11 +151,16 @@ class GuardedResolver(AbstractResolver):
             FetchError: none of them is allowed.
         """
         results = await self._inner.resolve(host, port, family)
-        checked = [result for result in results if self._guard.allows(host, ipaddress.ip_address(result["host"].split("%")[0]))]
+        checked = [result for result in results if self.guard.allows(host, _address(result))]
         if results and not checked:
-            raise refusal(host)
+            raise self.guard.refusal(host)
+        self.met_private = any(not is_public(_address(result)) for result in checked)
         return checked
 
     async def close(self) -> None:
         """Let go of `inner`."""
         await self._inner.close()
+
+
+def _address(result: ResolveResult) -> IP:
+    return ipaddress.ip_address(result["host"].split("%")[0])

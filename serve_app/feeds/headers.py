@@ -1,4 +1,4 @@
-"""What a reply's headers say about the next request: validators, max-age, Retry-After. Pure.
+"""What a reply's headers say about the next request: validators, freshness, Retry-After, hub. Pure.
 
 Tests: tests/fast/test_feeds_fetch.py.
 """
@@ -7,9 +7,12 @@ from __future__ import annotations
 
 import email.utils
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 
 MAX_VALIDATOR = 1_000
+MAX_LINKS = 8_000
+LINK = re.compile(r"<([^<>]*)>([^<]*)")
+RELATION = re.compile(r";\s*rel\s*=\s*(?:\"([^\"]*)\"|([^\s;,\"]+))", re.IGNORECASE)
 MAX_AGE = re.compile(r"(?:^|[,\s])max-age\s*=\s*\"?(\d{1,10})", re.IGNORECASE)
 
 
@@ -18,13 +21,16 @@ def validator(value: str | None) -> str | None:
     return value if value and len(value) <= MAX_VALIDATOR and value.isascii() and value.isprintable() else None
 
 
-def max_age_s(headers: Mapping[str, str]) -> float | None:
-    """How long the feed says that it stays fresh (RFC 9111, section 5.2.2.1)."""
+def max_age_s(headers: Mapping[str, str], now: float) -> float | None:
+    """How long the feed says that it stays fresh (RFC 9111, sections 5.2.2.1 and 5.3): max-age, else Expires by the server's clock."""
     control = headers.get("Cache-Control", "")
     if "no-cache" in control.lower() or "no-store" in control.lower():
         return None
     found = MAX_AGE.search(control)
-    return float(found.group(1)) if found else None
+    if found:
+        return float(found.group(1))
+    until = _date(headers.get("Expires", ""))
+    return None if until is None else max(0.0, until - _own_time(headers, now))
 
 
 def retry_after_s(headers: Mapping[str, str], now: float) -> float | None:
@@ -32,10 +38,24 @@ def retry_after_s(headers: Mapping[str, str], now: float) -> float | None:
     value = headers.get("Retry-After", "").strip()
     if value.isascii() and value.isdigit() and len(value) <= 10:
         return float(value)
-    until, at = _date(value), _date(headers.get("Date", ""))
-    if until is None:
-        return None
-    return max(0.0, until - (now if at is None else at))
+    until = _date(value)
+    return None if until is None else max(0.0, until - _own_time(headers, now))
+
+
+def hub_and_topic(links: Iterable[str]) -> tuple[str | None, str | None]:
+    """What `Link` headers advertise for WebSub (https://www.w3.org/TR/websub/#discovery): the first hub, and the feed's own address."""
+    found: dict[str, str] = {}
+    for line in links:
+        for target, parameters in LINK.findall(line[:MAX_LINKS]):
+            relations = RELATION.search(parameters)
+            for relation in (relations.group(1) or relations.group(2)).lower().split() if relations else ():
+                found.setdefault(relation, target.strip())
+    return found.get("hub"), found.get("self")
+
+
+def _own_time(headers: Mapping[str, str], now: float) -> float:
+    at = _date(headers.get("Date", ""))
+    return now if at is None else at
 
 
 def _date(text: str) -> float | None:

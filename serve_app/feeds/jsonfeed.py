@@ -31,8 +31,8 @@ def looks_like(body: bytes) -> bool:
     return body[:64].removeprefix(b"\xef\xbb\xbf").lstrip().startswith(b"{")
 
 
-def read(body: bytes) -> tuple[str, list[Item]]:
-    """Title and items.
+def read(body: bytes) -> tuple[str, list[Item], str, str]:
+    """Title, items, the address of a WebSub hub, and the feed's own.
 
     Raises:
         FetchError: JSON, but no JSON Feed.
@@ -44,7 +44,9 @@ def read(body: bytes) -> tuple[str, list[Item]]:
     version, items = str(data.get("version")), data.get("items")
     if "jsonfeed.org/version/1" not in version or not isinstance(items, list):
         raise FetchError("this is JSON, but not a JSON Feed; look for the site's feed address and use that")
-    return _text(data, "title"), [_item(item) for item in items if isinstance(item, dict)]
+    hubs = [hub for hub in data.get("hubs") or () if isinstance(hub, dict)] if isinstance(data.get("hubs"), list) else []
+    hub = next((_text(hub, "url") for hub in hubs if _text(hub, "type").lower() == "websub"), "")
+    return _text(data, "title"), [_item(item) for item in items if isinstance(item, dict)], hub, _text(data, "feed_url")
 
 
 def _item(item: dict[str, Any]) -> Item:

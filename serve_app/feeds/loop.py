@@ -1,8 +1,8 @@
 """The Feeds loop: hold the lease, check what is due, summarise what is pending, for ever.
 
-    lease --lost--> wait            due feeds --> 8 slots (check.py) --> articles pending
+    lease --lost--> wait            due feeds --> max_checks slots, one per host (check.py) --> articles pending
       |  held                       pending   --> max_in_flight slots (summarise.py) --> done, or a next try
-      +--> renew | check | summarise, together; LeaseLost in any of them ends all three
+      +--> renew | check | summarise | ask hubs, together; LeaseLost in any of them ends all
 
 One feed's or article's trouble is a value and stays with it. All state is in the store, so killing this at any point loses at most what
 was in flight. Tests: tests/fast/test_feeds_loop.py.
@@ -13,19 +13,24 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-from collections.abc import Awaitable, Callable
+import random
+from collections.abc import Awaitable, Callable, Sequence
 
-from serve_app.feeds.check import FeedChecker, Fetch
+from serve_app.feeds.check import FeedChecker, Fetch, Parse, parse_here
+from serve_app.feeds.pacing import host_scope
 from serve_app.feeds.slots import Slots
 from serve_app.feeds.summarise import AskFor, Summariser
+from serve_app.feeds.websub import Subscriber
+from serve_app.messages import Feed
 from serve_app.metrics import Metrics
 from serve_app.settings import FeedsSettings
 from serve_app.store.articles import LEASE, ArticleStore, LeaseLost
 
 log = logging.getLogger(__name__)
 
-MAX_CHECKS = 8  # feeds checked at once
+REREAD_S = 0.5  # so long the list of due feeds serves the slots that become free, before it is read again
 IDLE_WAIT_S = 2.0  # how long a change that nobody woke us for may go unnoticed
+SUBSCRIBE_S = 10.0  # between two looks for hubs that are to be asked
 BUSY_GRACE_S = 60.0  # a beat may be late by this much (a long wait for the database's lock) before `alive` says no
 
 
@@ -44,11 +49,15 @@ class FeedsLoop:
         *,
         model: str = "",
         idle_wait_s: float = IDLE_WAIT_S,
+        parse: Parse = parse_here,
+        jitter: Callable[[], float] = random.random,
+        subscriber: Subscriber | None = None,
     ) -> None:
         self._store = store
         self._fetcher = fetcher
-        self._checker = FeedChecker(store, fetcher, metrics, holder, now)
+        self._checker = FeedChecker(store, fetcher, metrics, holder, now, jitter, parse, subscriber)
         self._summariser = Summariser(store, ask, metrics, holder, now, model)
+        self._subscriber = subscriber
         self._metrics = metrics
         self._holder = holder
         self._now = now
@@ -56,7 +65,8 @@ class FeedsLoop:
         self._idle_wait_s = idle_wait_s
         self._must_sync = True
         self._must_recheck = False
-        self._wakers = {name: asyncio.Event() for name in ("lease", "check", "summarise")}
+        self._asked = False  # somebody woke the loop: the list of due feeds may be another
+        self._wakers = {name: asyncio.Event() for name in ("lease", "check", "summarise", "subscribe")}
         self._run: asyncio.Task[None] | None = None
         self._renewal: asyncio.Future[bool] | None = None
         self._last_beat: float | None = None
@@ -82,6 +92,7 @@ class FeedsLoop:
 
     def wake(self) -> None:
         """Look at feeds and articles now: something was added or asked for."""
+        self._asked = True
         for event in self._wakers.values():
             event.set()
 
@@ -116,7 +127,7 @@ class FeedsLoop:
     async def _work(self) -> None:
         """What the holder of the lease does, until one part raises."""
         self._must_sync = True
-        parts: tuple[Callable[[], Awaitable[None]], ...] = (self._keep_lease, self._check_feeds, self._summarise)
+        parts: tuple[Callable[[], Awaitable[None]], ...] = (self._keep_lease, self._check_feeds, self._summarise, self._subscribe)
         tasks = [asyncio.ensure_future(part()) for part in parts]
         try:
             done, _running = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
@@ -139,20 +150,44 @@ class FeedsLoop:
                 raise LeaseLost(f"another replica took the lease {LEASE!r} from {self._holder!r}")
 
     async def _check_feeds(self) -> None:
-        slots = Slots(self._wakers["check"].set)
+        slots, due, read_at = Slots(self._wakers["check"].set), list[Feed](), float("-inf")
+        hosts: dict[str, str] = {}  # of the feeds that are being checked, by id
         try:
             while True:
                 slots.check()
-                settings = self._settings
+                settings, now = self._settings, asyncio.get_running_loop().time()
                 await self._sync(settings)
-                busy = set(slots.keys)  # as of before the query, which may be older than the end of a check
-                for feed in await asyncio.to_thread(self._store.due_feeds, self._now()):
-                    if feed.id not in busy and len(slots) < MAX_CHECKS:
-                        slots.start(feed.id, self._checker.check(feed, settings))
-                await self._wait("check", self._idle_wait_s)
+                if not due or now - read_at >= REREAD_S or self._asked:
+                    self._asked, read_at = False, now
+                    busy = set(slots.keys)  # as of before the query, which may be older than the end of a check
+                    due = [feed for feed in await asyncio.to_thread(self._store.due_feeds, self._now()) if feed.id not in busy]
+                hosts = {feed_id: host for feed_id, host in hosts.items() if feed_id in slots}
+                chosen, soonest_s = self._choose(due, set(hosts.values()), settings.max_checks - len(slots))
+                for feed in chosen:
+                    hosts[feed.id] = host_scope(feed.address)
+                    slots.start(feed.id, self._checker.check(feed, settings))
+                due = [feed for feed in due if feed.id not in hosts]
+                await self._wait("check", min(self._idle_wait_s, soonest_s))
                 self._wakers["summarise"].set()
         finally:
             await slots.cancel()
+
+    def _choose(self, due: Sequence[Feed], busy: set[str], room: int) -> tuple[list[Feed], float]:
+        """The longest overdue feeds, one per host and none of a host that must be left in peace; and in how many seconds the first of
+        those may be asked. A feed that waited in a slot for its host's turn would keep others out."""
+        chosen: list[Feed] = []
+        soonest_s = float("inf")
+        for feed in due:
+            host = host_scope(feed.address)
+            if len(chosen) >= room or (host and host in busy):
+                continue
+            wait_s = self._fetcher.wait_s(feed.address)
+            if wait_s > 0:
+                soonest_s = min(soonest_s, wait_s)
+                continue
+            busy.add(host)
+            chosen.append(feed)
+        return chosen, soonest_s
 
     async def _sync(self, settings: FeedsSettings) -> None:
         if self._must_sync:
@@ -177,6 +212,18 @@ class FeedsLoop:
                 await self._wait("summarise", self._idle_wait_s)
         finally:
             await slots.cancel()
+
+    async def _subscribe(self) -> None:
+        while True:
+            if self._subscriber is not None:
+                await self._subscriber.ask(self._settings)
+            await self._wait("subscribe", max(self._idle_wait_s, SUBSCRIBE_S))
+
+    async def take(self, feed_id: str, body: bytes, content_type: str | None) -> None:
+        """Store what a hub pushed; see FeedChecker.take."""
+        feed = await asyncio.to_thread(self._store.feed, feed_id)
+        await self._checker.take(feed, body, content_type, self._settings)
+        self._wakers["summarise"].set()
 
     async def _wait(self, name: str, timeout_s: float) -> None:
         """Until woken, or for so long at most."""

@@ -10,7 +10,25 @@ import contextlib
 from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass, field
 
+import yarl
+
 MAX_HOSTS = 1_000
+# Where every user has a host name of their own and all of them reach one operator, who counts requests together.
+HOSTERS = ("blogspot.com", "ghost.io", "github.io", "livejournal.com", "medium.com", "substack.com", "tumblr.com", "wordpress.com")
+
+
+def scope(host: str) -> str:
+    """The name under which requests to this host are counted: its own, or its hoster's."""
+    name = host.lower().rstrip(".")
+    return next((hoster for hoster in HOSTERS if name.endswith(f".{hoster}")), name)
+
+
+def host_scope(url: str) -> str:
+    """The same for an address; empty where it has no host."""
+    try:
+        return scope(yarl.URL(url).raw_host or "")
+    except ValueError:
+        return ""
 
 
 @dataclass(slots=True)
@@ -31,8 +49,8 @@ class Pacing:
 
     @contextlib.asynccontextmanager
     async def turn(self, name: str) -> AsyncIterator[None]:
-        """Wait for this host's turn, and keep it for the block."""
-        host = self._hosts.setdefault(name, _Host())
+        """Wait for the turn of a host (or its hoster), and keep it for the block."""
+        host = self._hosts.setdefault(scope(name), _Host())
         host.num_users += 1
         try:
             async with host.lock:
@@ -46,6 +64,13 @@ class Pacing:
         finally:
             host.num_users -= 1
             self._forget()
+
+    def free_at(self, name: str) -> float:
+        """When a request to this host may begin without waiting; infinity while another one runs."""
+        host = self._hosts.get(scope(name))
+        if host is None:
+            return float("-inf")
+        return float("inf") if host.num_users else host.ended_at + self._gap_s
 
     def _forget(self) -> None:
         if len(self._hosts) > MAX_HOSTS:

@@ -20,7 +20,7 @@ from urllib.parse import urljoin, urlsplit
 import feedparser
 
 from serve_app.errors import FetchError
-from serve_app.feeds import jsonfeed, prolog, webpage
+from serve_app.feeds import hints, jsonfeed, prolog, webpage
 from serve_app.feeds.text import one_line, text_hash, tidy, visible_text
 
 MAX_TITLE = 1_000
@@ -45,12 +45,16 @@ class Entry:
 
 @dataclass(frozen=True, slots=True)
 class ParsedFeed:
-    """A feed in its own order; `ttl_s` is how long it asks to be left alone; `num_left_out` entries beyond MAX_ENTRIES are not in it."""
+    """A feed in its own order; `ttl_s` is how long it asks to be left alone, `skips` the times at which it says that nothing comes, as
+    hints.Skips writes them; `num_left_out` entries beyond MAX_ENTRIES are not in it. `hub` and `topic`: see hints.hub_and_topic."""
 
     title: str
     ttl_s: float | None
     entries: tuple[Entry, ...]
     num_left_out: int = 0
+    skips: str | None = None
+    hub: str | None = None
+    topic: str | None = None
 
 
 def parse(body: bytes, url: str, content_type: str | None) -> ParsedFeed:
@@ -61,17 +65,19 @@ def parse(body: bytes, url: str, content_type: str | None) -> ParsedFeed:
     """
     charset = prolog.declared_charset(content_type)
     if jsonfeed.looks_like(body):
-        title, items = jsonfeed.read(body)
-        return _parsed(title, None, items, len(items), url)
+        title, items, *links = jsonfeed.read(body)
+        hub, topic = (_link(link, url) or None for link in links)
+        return replace(_parsed(title, None, items, len(items), url), hub=hub, topic=topic)
     cleaned, charset = prolog.clean(body, charset)
     kind = (content_type or "application/xml").split(";")[0].strip() or "application/xml"
     # Not told where it was found: feedparser would resolve guids against that, and a moved feed would come back as all new entries.
-    hints = {"content-type": f"{kind}; charset={charset}" if charset else kind}
-    read = _feedparser(cleaned, hints)
+    read = _feedparser(cleaned, {"content-type": f"{kind}; charset={charset}" if charset else kind})
     if not read.get("version") and not read.entries:
         raise webpage.not_a_feed(body, url)
     title, _plain = _detail(read.feed, "title")
-    return _parsed(title, _ttl_s(read.feed.get("ttl")), map(_from_feedparser, read.entries), len(read.entries), url)
+    found = _parsed(title, hints.asked_wait_s(read.feed), map(_from_feedparser, read.entries), len(read.entries), url)
+    hub, topic = (_link(link or "", url) or None for link in hints.hub_and_topic(read.feed.get("links") or ()))
+    return replace(found, skips=hints.skips(cleaned).write(), hub=hub, topic=topic)
 
 
 def _parsed(title: str, ttl_s: float | None, items: Iterable[jsonfeed.Item], num_items: int, url: str) -> ParsedFeed:
@@ -79,9 +85,9 @@ def _parsed(title: str, ttl_s: float | None, items: Iterable[jsonfeed.Item], num
     return ParsedFeed(_title(title), ttl_s, entries, max(0, num_items - MAX_ENTRIES))
 
 
-def _feedparser(body: bytes, hints: dict[str, str]) -> Any:
+def _feedparser(body: bytes, response_headers: dict[str, str]) -> Any:
     try:
-        return feedparser.parse(io.BytesIO(body), response_headers=hints, sanitize_html=False, resolve_relative_uris=False)
+        return feedparser.parse(io.BytesIO(body), response_headers=response_headers, sanitize_html=False, resolve_relative_uris=False)
     except Exception as error:  # it has raised AssertionError, ValueError and RecursionError on odd documents
         raise FetchError(f"the feed cannot be read ({type(error).__name__} in the parser); tell its owner") from error
 
@@ -163,8 +169,3 @@ def _timestamp(value: time.struct_time | None) -> float | None:
         return None if value is None else float(calendar.timegm(value))
     except (ValueError, OverflowError, TypeError):
         return None
-
-
-def _ttl_s(minutes: object) -> float | None:
-    text = str(minutes or "").strip()
-    return 60.0 * int(text) if text.isascii() and text.isdigit() and len(text) < 7 else None

@@ -21,15 +21,20 @@ PLAIN = re.compile(
     r"utf-8(-sig)?|ascii|latin-?1|iso8859[-_]\d+|cp(125\d|437|850|866|874|932|949|950)|koi8-[rtu]|mac-\w+|tis-620|gb2312|gbk|gb18030"
     r"|big5(hkscs)?|shift_jis(x0213|_2004)?|euc_(jp|kr|jis_2004|jisx0213)|johab|ptcp154|kz1048"
 )
-MARKS = (
-    (codecs.BOM_UTF32_LE, "utf-32"),
-    (codecs.BOM_UTF32_BE, "utf-32"),
-    (codecs.BOM_UTF16_LE, "utf-16"),
-    (codecs.BOM_UTF16_BE, "utf-16"),
-    (b"<\x00\x00\x00", "utf-32-le"),
-    (b"\x00\x00\x00<", "utf-32-be"),
-    (b"<\x00", "utf-16-le"),
-    (b"\x00<", "utf-16-be"),
+MARKUP = re.compile("<[A-Za-z?!]")  # else the mark was a stray one
+STRAY_MARKS = (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE, codecs.BOM_UTF8)
+MARKS = tuple(
+    (re.compile(mark, re.DOTALL), encoding)
+    for mark, encoding in (
+        (re.escape(codecs.BOM_UTF32_LE), "utf-32"),
+        (re.escape(codecs.BOM_UTF32_BE), "utf-32"),
+        (re.escape(codecs.BOM_UTF16_LE), "utf-16"),
+        (re.escape(codecs.BOM_UTF16_BE), "utf-16"),
+        (rb"<\x00\x00\x00", "utf-32-le"),
+        (rb"\x00\x00\x00<", "utf-32-be"),
+        (rb"<\x00[^\x00]\x00", "utf-16-le"),  # two characters, because a single NUL may stand before anything
+        (rb"\x00<\x00[^\x00]", "utf-16-be"),
+    )
 )
 
 
@@ -46,15 +51,21 @@ def clean(body: bytes, charset: str | None) -> tuple[bytes, str | None]:
         FetchError: the encoding is one in which the declarations cannot be found.
     """
     for mark, encoding in MARKS:
-        if body.startswith(mark):
-            body = body.decode(encoding, "replace").lstrip("\ufeff").encode()
-            return _without_prolog(XML_DECLARATION.sub(b"", body, count=1)), "utf-8"
-    body = body.removeprefix(codecs.BOM_UTF8).lstrip(SPACE)
+        if mark.match(body) and MARKUP.search(text := body.decode(encoding, "replace")):
+            plain = text.lstrip("\ufeff").encode()
+            return _without_prolog(XML_DECLARATION.sub(b"", plain, count=1)), "utf-8"
+    for stray in STRAY_MARKS:
+        body = body.removeprefix(stray)
+    body = body.lstrip(SPACE)
     declaration = XML_DECLARATION.search(body[:1_000])
     declared = DECLARED.search(declaration.group()) if declaration else None
-    for encoding in filter(None, (charset, _known(declared.group(1).decode()) if declared else None)):
-        if not PLAIN.fullmatch(encoding) and not encoding.startswith("utf-16"):  # wrongly declared often enough; then it is read as UTF-8
+    said = _known(declared.group(1).decode()) if declared else None
+    for encoding in filter(None, (charset, said)):
+        if not PLAIN.fullmatch(encoding) and not encoding.startswith("utf-16"):
             raise FetchError(f"the feed is in the encoding {encoding}, which is not read; ask its owner for UTF-8")
+    if (charset or said or "").startswith("utf-16"):  # wrongly, as nothing of it looks so; that happens
+        declaration, charset = None, "utf-8"
+        body = XML_DECLARATION.sub(b"", body, count=1)
     head = declaration.group() + b"\n" if declaration else b""
     rest = body[: declaration.start()] + body[declaration.end() :] if declaration else body
     return head + _without_prolog(rest), charset
@@ -74,7 +85,8 @@ def _without_prolog(body: bytes) -> bytes:
         if body.startswith(b"<!--", at):
             at = _behind(body, b"-->", at + 4)
         elif body.startswith(b"<?", at):
-            at = _behind(body, b"?>", at + 2)
+            # One that nothing closes is what is left of a torn declaration; all that follows would be lost with it.
+            at = _behind(body, b"?>", at + 2) if body.find(b"?>", at) >= 0 else at + 2
         elif body.startswith(b"<!", at):
             at = _behind_declaration(body, at + 2)
         elif body[at + 1 : at + 2].isalpha() or body[at + 1 : at + 2] == b"_":

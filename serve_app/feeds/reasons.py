@@ -25,15 +25,15 @@ STATUS = {
 }
 
 
-def bad_status(status: int, url: yarl.URL, retry_after_s: float | None) -> FetchError:
-    """The error for a reply that brings no feed."""
+def bad_status(status: int, url: yarl.URL, retry_after_s: float | None, held_host: str | None = None) -> FetchError:
+    """The error for a reply that brings no feed. `held_host`: see FetchError."""
     if status in STATUS:
         why = STATUS[status]
     elif status >= 500:
         why = f"its server has trouble ({status})"
     else:
         why = f"it answered with status {status} instead of a feed"
-    return FetchError(f"{url.host}: {why}", retry_after_s=retry_after_s, http_status=status)
+    return FetchError(f"{url.host}: {why}", retry_after_s=retry_after_s, http_status=status, held_host=held_host)
 
 
 @contextlib.contextmanager

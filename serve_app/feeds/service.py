@@ -6,23 +6,29 @@ The loop starts with the first settings, not before: until then nobody knows whi
 from __future__ import annotations
 
 import asyncio
+import logging
 import time
 import uuid
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import replace
 from typing import Any
 
-from serve_app.errors import BadRequest
+from serve_app.errors import BadRequest, FetchError, NotFound
 from serve_app.feed_url import check_feed_url
 from serve_app.feeds.fetch import Fetcher
 from serve_app.feeds.loop import FeedsLoop
+from serve_app.feeds.parsing import Parsers
 from serve_app.feeds.prompt import question
+from serve_app.feeds.websub import Subscriber, Verification
 from serve_app.live import Live
 from serve_app.messages import Answer, Article, Ask, Feed, Generate, Sampling
 from serve_app.metrics import Metrics
 from serve_app.settings import AppSettings, FeedsSettings
-from serve_app.store.articles import ArticleStore
+from serve_app.store.articles import ArticleStore, LeaseLost
 from serve_app.store.database import Database
+from serve_app.store.websub import SubscriptionStore
+
+log = logging.getLogger(__name__)
 
 RETRY_TEMPERATURE = 0.7
 
@@ -38,6 +44,9 @@ class FeedsService:
         self._store = ArticleStore(self._database)
         self._settings = Live(FeedsSettings, "Feeds.user_config", app.kept_settings("Feeds"), session)
         self._loop: FeedsLoop | None = None
+        self._fetcher: Fetcher | None = None
+        self._subscriber: Subscriber | None = None
+        self._parsers = Parsers()
         self._task: asyncio.Task[None] | None = None
         self.metrics = Metrics()
 
@@ -52,8 +61,10 @@ class FeedsService:
             return
         settings = self._settings.value
         if self._loop is None:
-            fetcher = Fetcher(settings)
-            self._loop = FeedsLoop(self._store, fetcher, self._ask, self.metrics, self._holder, time.time, settings, model=self._model)
+            self._fetcher = Fetcher(settings)
+            given = (self._store, self._fetcher, self._ask, self.metrics, self._holder, time.time, settings)
+            self._subscriber = Subscriber(SubscriptionStore(self._database), self._fetcher.post, time.time)
+            self._loop = FeedsLoop(*given, model=self._model, parse=self._parsers, subscriber=self._subscriber)
             self._task = asyncio.create_task(self._loop.run())
             # Its first turn, before anybody asks `check`: where Serve runs us on its own event loop it does so at once.
             await asyncio.sleep(0)
@@ -105,6 +116,30 @@ class FeedsService:
         self._wake()
         return article
 
+    async def verify_push(self, feed_id: str, token: str, asked: Verification) -> str:
+        """The challenge for a hub that asks whether this subscription is wanted.
+
+        Raises:
+            NotFound: it is not.
+        """
+        if self._subscriber is None:
+            raise NotFound("no subscription is wanted here yet")
+        return await asyncio.to_thread(self._subscriber.verified, feed_id, token, asked)
+
+    async def take_push(self, feed_id: str, token: str, body: bytes, content_type: str | None, signature: str) -> None:
+        """Take what a hub sends. Content that it has not signed, or that is no feed, is dropped; the next check will see to it.
+
+        Raises:
+            NotFound: there is no such subscription.
+        """
+        if self._subscriber is None or self._loop is None:
+            raise NotFound("there is no such subscription")
+        if await asyncio.to_thread(self._subscriber.accepts, feed_id, token, body, signature):
+            try:
+                await self._loop.take(feed_id, body, content_type)
+            except (FetchError, LeaseLost) as error:
+                log.warning("feed %s: what its hub sent was dropped: %s", feed_id, error)
+
     def check(self) -> None:
         """Raise where this replica must be replaced."""
         if self._loop is not None and not self._loop.alive():
@@ -117,6 +152,9 @@ class FeedsService:
             await asyncio.gather(self._task, return_exceptions=True)
         if self._loop is not None:
             await self._loop.stop()
+        if self._fetcher is not None:
+            self._fetcher.close()
+        await self._parsers.close()
         self._database.close()
 
     def _wake(self) -> None:

@@ -1,4 +1,4 @@
-"""What to say about a document that is no feed; for a web page, the address of its feed. Pure.
+"""What to say about a document that is no feed; for a web page, the addresses of its feeds. Pure.
 
 Tests: tests/fast/test_feeds_parse.py.
 """
@@ -12,6 +12,7 @@ from serve_app.errors import FetchError
 from serve_app.feeds.markup import Tag, tokens
 
 FEED_TYPES = ("application/rss+xml", "application/atom+xml", "application/feed+json")
+MAX_FEEDS = 4
 HEAD = 200_000  # bytes in which <link> elements are looked for
 PAGE = re.compile(rb"<!doctype html|<html[\s>]|<head[\s>]|<body[\s>]", re.IGNORECASE)
 
@@ -24,21 +25,23 @@ def not_a_feed(body: bytes, url: str) -> FetchError:
     if re.search(rb"<opml[\s>]", body[:2_000], re.IGNORECASE):
         return FetchError("this is a list of feeds (OPML), not a feed; add the feeds that it lists")
     if PAGE.search(head):
-        feed = _feed_of(head.decode("utf-8", "replace"), url)
-        remedy = f"use its feed {feed}" if feed else "look for the site's feed address and use that"
+        found = _feeds_of(head.decode("utf-8", "replace"), url)
+        one_of = "use its feed" if len(found) == 1 else "use one of its feeds"
+        remedy = f"{one_of} {' '.join(found)}" if found else "look for the site's feed address and use that"
         return FetchError(f"this is a web page, not a feed; {remedy}")
     return FetchError("there is no feed at this address: it is neither RSS, Atom nor JSON Feed; check the address")
 
 
-def _feed_of(page: str, url: str) -> str:
-    """The first feed that the page's <link rel="alternate"> elements name, or nothing."""
+def _feeds_of(page: str, url: str) -> list[str]:
+    """The feeds that the page's <link rel="alternate"> elements name, the first MAX_FEEDS of them."""
+    found: dict[str, None] = {}
     for token in tokens(page):
         if isinstance(token, Tag) and token.name == "link":
             given = token.attributes()
             kind = given.get("type", "").split(";")[0].strip().lower()
             if "alternate" in given.get("rel", "").lower().split() and kind in FEED_TYPES and given.get("href", "").strip():
-                return _resolved(url, given["href"].strip())
-    return ""
+                found[_resolved(url, given["href"].strip())] = None
+    return [feed for feed in found if feed][:MAX_FEEDS]
 
 
 def _resolved(base: str, link: str) -> str:

@@ -12,7 +12,7 @@ import math
 from collections.abc import Iterable
 from typing import Any
 
-from sqlalchemy import ColumnElement, Row, Select, and_, literal, or_, select
+from sqlalchemy import ColumnElement, Row, ScalarSelect, Select, and_, literal, or_, select
 
 from serve_app.errors import BadRequest
 from serve_app.messages import Article, ArticleQuery, ArticleState, Feed, Summary
@@ -37,7 +37,23 @@ def select_articles(*, with_text: bool = True) -> Select[Any]:
     text = articles.c.text if with_text else literal("").label("text")
     own = (results.c[name].label(f"result_{name}") for name in (*RESULT_COLUMNS, "created_at"))
     joined = articles.outerjoin(results, and_(results.c.article_id == articles.c.id, results.c.text_hash == articles.c.text_hash))
-    return select(*(column for column in articles.c if column is not articles.c.text), text, *own).select_from(joined)
+    columns = (column for column in articles.c if column is not articles.c.text)
+    return select(*columns, text, *own, _first_with_this_text().label("duplicate_of")).select_from(joined)
+
+
+def _first_with_this_text() -> ScalarSelect[Any]:
+    """The id of the article of another feed that had an article's title and text before it."""
+    other = articles.alias("other")
+    is_before = or_(
+        other.c.first_seen_at < articles.c.first_seen_at,
+        and_(other.c.first_seen_at == articles.c.first_seen_at, other.c.id < articles.c.id),
+    )
+    same = (
+        select(other.c.id)
+        .where(other.c.text_hash == articles.c.text_hash, other.c.feed_id != articles.c.feed_id, is_before)
+        .correlate(articles)
+    )
+    return same.order_by(other.c.first_seen_at, other.c.id).limit(1).scalar_subquery()
 
 
 def select_page(query: ArticleQuery) -> Select[Any]:
@@ -99,7 +115,7 @@ def article_of(row: Row[Any]) -> Article:
     if row._mapping["result_summary"] is not None:
         own = {name: row._mapping[f"result_{name}"] for name in RESULT_COLUMNS}
         summary = Summary(text=own.pop("summary"), text_hash=row.text_hash, created_at=row._mapping["result_created_at"], **own)
-    return Article(**values, summary=summary)
+    return Article(**values, summary=summary, duplicate_of=row._mapping["duplicate_of"])
 
 
 def article_values(article: Article) -> dict[str, Any]:

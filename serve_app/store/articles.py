@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Collection, Iterator, Sequence
+from dataclasses import asdict
 from typing import Any
 
 from sqlalchemy import Connection, and_, func, or_, select, update
@@ -50,15 +51,26 @@ class ArticleStore(FeedList):
             before = {"last_check_at": feed.last_check_at, "next_check_at": feed.next_check_at}
             connection.execute(update(feeds).where(is_marked).values(before))
 
-    def known(self, feed_id: str, guids: Sequence[str]) -> dict[str, KnownArticle]:
-        """What is stored under these guids of a feed."""
-        columns = select(articles.c.guid, articles.c.text_hash, articles.c.state, articles.c.first_seen_at, articles.c.reason)
+    def known(self, feed_id: str, guids: Sequence[str], text_hashes: Sequence[str] = ()) -> dict[str, KnownArticle]:
+        """What is stored of a feed under these guids or with these texts, by guid."""
+        names = ("text_hash", "state", "first_seen_at", "reason", "id", "link", "published_at")
+        columns = select(articles.c.guid, *(articles.c[name] for name in names)).where(articles.c.feed_id == feed_id)
         found: dict[str, KnownArticle] = {}
         with self._database.read() as connection:
-            for start in range(0, len(guids), MAX_PARAMETERS):
-                some = articles.c.guid.in_(guids[start : start + MAX_PARAMETERS])
-                for guid, *rest in connection.execute(columns.where(articles.c.feed_id == feed_id, some)):
-                    found[guid] = KnownArticle(*rest)
+            for column, values in ((articles.c.guid, guids), (articles.c.text_hash, text_hashes)):
+                for start in range(0, len(values), MAX_PARAMETERS):
+                    some = column.in_(values[start : start + MAX_PARAMETERS])
+                    for guid, *rest in connection.execute(columns.where(some)):
+                        found[guid] = KnownArticle(*rest)
+        return found
+
+    def taken(self, ids: Sequence[str]) -> set[str]:
+        """Which of these ids articles have."""
+        found: set[str] = set()
+        with self._database.read() as connection:
+            for start in range(0, len(ids), MAX_PARAMETERS):
+                some = articles.c.id.in_(ids[start : start + MAX_PARAMETERS])
+                found.update(connection.scalars(select(articles.c.id).where(some)))
         return found
 
     def record_check(self, holder: str, feed_id: str, check: FeedCheck) -> None:
@@ -77,8 +89,14 @@ class ArticleStore(FeedList):
             "etag": check.etag,
             "last_modified": check.last_modified,
         }
+        values |= {"title": check.title} if check.title else {}
+        for part in (check.rhythm, check.move):
+            values |= {} if part is None else asdict(part)
         with self._write(holder) as connection:
-            self._update_feed(connection, feed_id, values | ({"title": check.title} if check.title else {}))
+            self._update_feed(connection, feed_id, values)
+            for renamed in check.renamed:
+                values = {"guid": renamed.guid, "link": renamed.link}
+                connection.execute(update(articles).where(articles.c.id == renamed.article_id).values(values))
             if check.new:
                 insert = self._database.insert(articles).on_conflict_do_nothing()
                 connection.execute(insert, [article_values(article) for article in check.new])
@@ -99,8 +117,16 @@ class ArticleStore(FeedList):
             "last_status": failure.status,
             "next_check_at": failure.next_check_at,
         }
+        values |= {"moved_to": None} if failure.forget_move else {}
         with self._write(holder) as connection:
             self._update_feed(connection, feed_id, values)
+
+    def hold(self, holder: str, ids: Collection[str], until: float) -> None:
+        """No check of these feeds before `until`: their host asked for a pause."""
+        with self._write(holder) as connection:
+            for start in range(0, len(ids), MAX_PARAMETERS):
+                some = feeds.c.id.in_(list(ids)[start : start + MAX_PARAMETERS])
+                connection.execute(update(feeds).where(some, feeds.c.next_check_at < until).values(next_check_at=until))
 
     def pending_articles(self, now: float, limit: int, exclude: Collection[str] = ()) -> tuple[Article, ...]:
         """Articles to summarise, the oldest first: pending ones and failed ones whose next try has come, without those of paused feeds."""

@@ -18,7 +18,7 @@ from serve_app.messages import ArticleState, Feed
 from serve_app.settings import FeedEntry
 from serve_app.store import article_rows, leases
 from serve_app.store.database import Database
-from serve_app.store.schema import articles, feeds, results
+from serve_app.store.schema import articles, feeds, results, websub
 
 LEASE = "feeds"
 
@@ -49,10 +49,17 @@ class FeedList:
             return _one(connection, feed_id)
 
     def due_feeds(self, now: float) -> tuple[Feed, ...]:
-        """Feeds to check, the longest overdue first."""
+        """Feeds to check, the longest overdue first, with their articles not counted."""
         is_due = feeds.c.state.in_(("new", "ok", "failing")) & (feeds.c.next_check_at <= now)
         with self._database.read() as connection:
-            return _read(connection, select(feeds).where(is_due).order_by(feeds.c.next_check_at))
+            rows = connection.execute(select(feeds).where(is_due).order_by(feeds.c.next_check_at, feeds.c.id))
+            return tuple(article_rows.feed_of(row, ()) for row in rows)
+
+    def addresses(self) -> dict[str, tuple[str, ...]]:
+        """Of every feed, by id, the address that it was given and the one that it moved to."""
+        with self._database.read() as connection:
+            rows = connection.execute(select(feeds.c.id, feeds.c.url, feeds.c.moved_to))
+            return {own: (url, moved_to) if moved_to else (url,) for own, url, moved_to in rows}
 
     def add_feed(self, url: str, now: float) -> Feed:
         """Put a feed on the list. One that the configuration had named and dropped comes back.
@@ -87,6 +94,7 @@ class FeedList:
                 raise Conflict("the configuration names this feed; take it out of feeds: there, then it is paused and can be removed")
             own = select(articles.c.id).where(articles.c.feed_id == feed_id)
             connection.execute(own.with_for_update())  # a result that is just being stored is then here, or never will be
+            connection.execute(delete(websub).where(websub.c.feed_id == feed_id))
             connection.execute(delete(results).where(results.c.article_id.in_(own)))
             connection.execute(delete(articles).where(articles.c.feed_id == feed_id))
             connection.execute(delete(feeds).where(feeds.c.id == feed_id))
@@ -160,14 +168,21 @@ def _update(feed_id: str, **values: Any) -> Any:
 def _one(connection: Connection, feed_id: str) -> Feed:
     found = _read(connection, select(feeds).where(feeds.c.id == feed_id))
     if not found:
-        raise NotFound(f"there is no feed {feed_id[:40]!r}; the list of feeds has their ids")
+        raise _missing(feed_id)
     return found[0]
 
 
 def _locked(connection: Connection, feed_id: str) -> Feed:
     """The same, and nobody else changes it before this transaction ends."""
-    connection.execute(select(feeds.c.id).where(feeds.c.id == feed_id).with_for_update())
+    lock = select(feeds.c.id).where(feeds.c.id == feed_id).with_for_update()
+    # Nothing where the row that was waited for is deleted, even if one with the same id was added since: that one is not locked.
+    if connection.execute(lock).one_or_none() is None:
+        raise _missing(feed_id)
     return _one(connection, feed_id)
+
+
+def _missing(feed_id: str) -> NotFound:
+    return NotFound(f"there is no feed {feed_id[:40]!r}; the list of feeds has their ids")
 
 
 def _read(connection: Connection, statement: Any) -> tuple[Feed, ...]:

@@ -57,6 +57,15 @@ feeds = Table(
     Column("last_success_at", Float),
     Column("next_check_at", Float, nullable=False),
     Column("created_at", Float, nullable=False),
+    Column("moved_to", CleanString),  # where requests go instead of `url`, because permanent redirects were proven
+    Column("redirect_to", CleanString),  # the permanent redirect that is being proven: so often seen, since then
+    Column("redirect_count", Integer),
+    Column("redirect_since", Float),
+    Column("duplicate_of", CleanString(16)),  # another feed on the list, at which this one's redirects end
+    Column("asked_wait_s", Float),  # the document's ttl or syndication period
+    Column("skips", CleanString),  # hours and days, as feeds/hints.py writes them
+    Column("entry_gap_s", Float),  # usual time between two entries
+    Column("newest_at", Float),
     Index("feeds_next_check_at", "next_check_at"),
 )
 
@@ -82,6 +91,7 @@ articles = Table(
     Index("articles_state", "state", "next_try_at"),
     Index("articles_feed_state", "feed_id", "state"),  # the counts of the feeds' list
     Index("articles_updated_at", "updated_at"),
+    Index("articles_text_hash", "text_hash", "first_seen_at", "id"),  # the first article that had a text
 )
 SHOWN_AT = func.coalesce(articles.c.published_at, articles.c.first_seen_at)  # what lists are ordered by
 Index("articles_shown_at", SHOWN_AT, articles.c.id)
@@ -101,6 +111,22 @@ results = Table(
     Column("compute_s", Float, nullable=False),
     Column("cost_usd", Float, nullable=False),
     Column("created_at", Float, nullable=False),
+)
+
+websub = Table(  # one subscription per feed whose document names a hub
+    "websub",
+    metadata,
+    Column("feed_id", CleanString(16), ForeignKey("feeds.id"), primary_key=True),
+    Column("hub", CleanString, nullable=False),
+    Column("topic", CleanString, nullable=False),
+    Column("token", CleanString(32), nullable=False),  # of the callback's path
+    Column("secret", CleanString(64), nullable=False),  # shared with the hub, which signs with it
+    Column("state", CleanString, nullable=False),  # wanted | asked | active | refused
+    Column("next_ask_at", Float, nullable=False),
+    Column("lease_until", Float),
+    Column("last_push_at", Float),
+    Column("num_errors", Integer, nullable=False),
+    Column("last_error", CleanText),
 )
 
 leases = Table(

@@ -12,7 +12,8 @@ from serve_app.messages import ArticleQuery, Feed
 from serve_app.settings import FeedEntry
 from serve_app.store.articles import LEASE, ArticleStore, LeaseLost
 from serve_app.store.database import Database
-from serve_app.store.records import FeedFailure, KnownArticle
+from serve_app.store.feed_list import feed_id
+from serve_app.store.records import FeedFailure, KnownArticle, Move, Rename, Rhythm
 from tests.contract_store.makers import FEED, ME, OTHER, URL, article, check, summary, with_articles
 
 
@@ -45,11 +46,48 @@ def test_a_check_is_stored_with_its_articles_and_validators(store: ArticleStore)
     )
     assert store.article(article("a").id) == article("a")
     assert store.known(FEED, ["a", "old", "unseen"]) == {
-        "a": KnownArticle("h1", "pending", 10.0),
-        "old": KnownArticle("h1", "skipped", 10.0, "older"),
+        "a": KnownArticle("h1", "pending", 10.0, None, article("a").id, "https://x.test/"),
+        "old": KnownArticle("h1", "skipped", 10.0, "older", old.id, "https://x.test/"),
     }
+    assert set(store.known(FEED, ["a"], ["h1"])) == {"a", "old", "short"}
+    assert store.taken([article("a").id, "unseen"]) == {article("a").id}
     store.record_check(ME, FEED, check(article("a", text="seen again by another")))
     assert store.article(article("a").id) == article("a")
+
+
+def test_an_article_that_is_found_under_another_guid_keeps_its_id_and_its_summary(store: ArticleStore) -> None:
+    with_articles(store, article("a"))
+    assert store.record_result(ME, article("a").id, "h1", summary())
+    renamed = (Rename(article("a").id, "b", "https://x.test/b"),)
+    store.record_check(
+        ME, FEED, replace(check(article("c")), renamed=renamed, rhythm=Rhythm(60.0, "h0", 5.0, 9.0), move=Move("https://y.test/"))
+    )
+    found = store.article(article("a").id)
+    assert (found.guid, found.link, found.state, found.summary) == ("b", "https://x.test/b", "done", summary())
+    feed = store.feed(FEED)
+    assert (feed.asked_wait_s, feed.skips, feed.entry_gap_s, feed.newest_at, feed.address) == (60.0, "h0", 5.0, 9.0, "https://y.test/")
+    assert store.addresses() == {FEED: (URL, "https://y.test/")}
+    store.record_check(ME, FEED, check())
+    assert store.feed(FEED) == replace(feed, num_articles=store.feed(FEED).num_articles)
+    store.record_failure(ME, FEED, FeedFailure(3.0, "not there any more", 4.0, forget_move=True))
+    assert store.feed(FEED).address == URL
+
+
+def test_the_feeds_of_a_host_that_asked_for_a_pause_wait_for_it(store: ArticleStore) -> None:
+    store.sync_configured(ME, [FeedEntry(url=URL), FeedEntry(url=OTHER)], 1.0)
+    store.hold(ME, [FEED], 50.0)
+    assert [feed.url for feed in store.due_feeds(49.0)] == [OTHER]
+    store.hold(ME, [FEED], 20.0)
+    assert store.feed(FEED).next_check_at == 50.0
+
+
+def test_an_article_with_the_text_of_an_earlier_one_of_another_feed_says_so(store: ArticleStore) -> None:
+    store.sync_configured(ME, [FeedEntry(url=URL), FeedEntry(url=OTHER)], 1.0)
+    there = replace(article("there", first_seen_at=9.0), feed_id=feed_id(OTHER))
+    store.record_check(ME, FEED, check(article("a"), article("b", text_hash="h2")))
+    store.record_check(ME, feed_id(OTHER), check(there))
+    found = {entry.guid: entry.duplicate_of for entry in store.query(ArticleQuery()).articles}
+    assert found == {"a": there.id, "b": None, "there": None}
 
 
 def test_a_crash_between_articles_and_validators_leaves_neither(store: ArticleStore) -> None:
@@ -116,6 +154,7 @@ def test_nothing_is_written_without_the_lease(store: ArticleStore) -> None:
         lambda: store.sync_configured(ME, [FeedEntry(url=OTHER)], 2.0),
         lambda: store.mark_checking(ME, FEED, 2.0, 3.0),
         lambda: store.unmark_checking(ME, store.feed(FEED), 3.0),
+        lambda: store.hold(ME, [FEED], 3.0),
         lambda: store.record_check(ME, FEED, check(article("b"))),
         lambda: store.record_failure(ME, FEED, FeedFailure(2.0, "x", 3.0)),
         lambda: store.record_result(ME, article("a").id, "h1", summary()),

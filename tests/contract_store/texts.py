@@ -11,6 +11,7 @@ from sqlalchemy import update
 
 from serve_app.errors import BadRequest, NotFound
 from serve_app.feed_url import MAX_FEED_URL
+from serve_app.feeds.decide import article_id
 from serve_app.feeds.parse import MAX_GUID
 from serve_app.messages import ArticleQuery
 from serve_app.store.answers import AnswerStore
@@ -81,7 +82,7 @@ def test_the_longest_guid_and_address_fit_into_the_index(articles: ArticleStore)
     anything = random.Random(7)  # nothing that could be compressed
     guid, path = ("".join(chr(anything.randint(0x4E00, 0x9FFF)) for _ in range(length // 3)) for length in (MAX_GUID, MAX_FEED_URL - 20))
     with_articles(articles, article(guid))
-    assert articles.known(FEED, [guid]) == {guid: KnownArticle("h1", "pending", 10.0)}
+    assert articles.known(FEED, [guid]) == {guid: KnownArticle("h1", "pending", 10.0, None, article_id(FEED, guid), "https://x.test/")}
     assert articles.add_feed(f"https://feed.test/{path}", 1.0).url == f"https://feed.test/{path}"
 
 

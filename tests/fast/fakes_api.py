@@ -21,6 +21,7 @@ from fastapi import FastAPI
 from serve_app.api.app import build_app
 from serve_app.cache.stored import StoredAnswers
 from serve_app.errors import Conflict, FrugalError, NotFound
+from serve_app.feeds.websub import Verification
 from serve_app.logprobs import Candidate, TokenLogprob
 from serve_app.messages import (
     Answer,
@@ -118,6 +119,8 @@ class FakeServices:
     asked: list[Ask] = field(default_factory=list)
     queried: list[ArticleQuery] = field(default_factory=list)
     observed: list[tuple[str, str, int]] = field(default_factory=list)
+    verified: list[Verification] = field(default_factory=list)
+    pushed: list[tuple[bytes, str | None, str]] = field(default_factory=list)
     all_articles: list[Article] = field(default_factory=list)
     all_feeds: dict[str, Feed] = field(default_factory=dict)
     state: dict[str, Any] = field(default_factory=lambda: {"ready": True, "waiting_for": [], "errors": []})
@@ -263,6 +266,19 @@ class FakeServices:
 
     async def refresh_feed(self, id: str) -> Feed:
         return self._feed(id)
+
+    async def verify_push(self, id: str, token: str, asked: Verification) -> str:
+        self._subscription(id, token)
+        self.verified.append(asked)
+        return asked.challenge
+
+    async def take_push(self, id: str, token: str, body: bytes, content_type: str | None, signature: str) -> None:
+        self._subscription(id, token)
+        self.pushed.append((body, content_type, signature))
+
+    def _subscription(self, id: str, token: str) -> None:
+        if (id, token) != ("feed0", "secret"):
+            raise NotFound("there is no such subscription")
 
     async def report(self) -> dict[str, Any]:
         self._fail("report")

@@ -15,6 +15,7 @@ from aiohttp import web
 
 from serve_app.errors import FetchError, FrugalError
 from serve_app.feeds.fetch import Fetched, NotModified
+from serve_app.feeds.pacing import host_scope
 from serve_app.messages import Answer, Article, Finish, Opening, Outcome, Usage
 from serve_app.settings import FeedEntry, FeedsSettings
 
@@ -145,6 +146,7 @@ class FakeFetcher:
 
     def __init__(self) -> None:
         self.asked: list[tuple[str, str | None]] = []
+        self.gaps: dict[str, float] = {}
         self._feeds: dict[str, FakeFeed] = {}
         self._errors: dict[str, Exception] = {}
         self._hanging: set[str] = set()
@@ -165,6 +167,10 @@ class FakeFetcher:
 
     def reconfigure(self, settings: FeedsSettings) -> None:
         """Nothing to take over."""
+
+    def wait_s(self, url: str) -> float:
+        """Nobody waits for a turn, but those whose host is in `gaps`."""
+        return self.gaps.get(host_scope(url), 0.0)
 
     async def fetch(self, url: str, etag: str | None = None, last_modified: str | None = None) -> Fetched | NotModified:
         """What Fetcher does, without a network."""

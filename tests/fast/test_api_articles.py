@@ -78,6 +78,7 @@ async def test_a_list_leaves_the_texts_out_and_one_article_has_them() -> None:
         "reason": None,
         "attempts": 0,
         "next_try_at": None,
+        "duplicate_of": None,
         "summary": {
             "text": "A short summary.",
             "model": "tiny/model",

@@ -29,7 +29,7 @@ def test_an_error_pickles_to_an_equal_one_with_all_its_attributes(cls: type[Frug
 def test_a_fetch_error_keeps_what_the_feeds_server_said() -> None:
     error = FetchError("gone", http_status=410)
     again = pickle.loads(pickle.dumps(error))
-    assert vars(again) == {"message": "gone", "param": None, "retry_after_s": None, "http_status": 410}
+    assert vars(again) == {"message": "gone", "param": None, "retry_after_s": None, "http_status": 410, "held_host": None}
     assert again == error
     assert again != FetchError("gone", http_status=404)
 

@@ -17,7 +17,8 @@ from serve_app.settings import FeedEntry
 from serve_app.store.articles import LEASE, ArticleStore, LeaseLost
 from serve_app.store.database import Database
 from serve_app.store.feed_list import feed_id
-from tests.fast.fakes_feeds import Clock, FakeFeedServer, FakeFetcher, settings_for
+from serve_app.store.records import FeedCheck, Move
+from tests.fast.fakes_feeds import Clock, FakeFeed, FakeFeedServer, FakeFetcher, settings_for
 
 URL = "https://feed.test/rss"
 FEED, ME = feed_id(URL), "me"
@@ -92,6 +93,94 @@ async def test_a_server_that_asks_for_a_pause_gets_it_and_a_gone_feed_is_left_al
     assert (feed.state, feed.last_status, feed.next_check_at) == ("failing", 429, 51_000.0)
     checks.fetcher.fail(URL, FetchError("gone", http_status=410))
     assert ((await checks.check()).state, store.due_feeds(1e12)) == ("gone", ())
+
+
+async def test_all_feeds_of_a_host_that_asks_for_a_pause_get_it(store: ArticleStore) -> None:
+    checks = Checks(store)
+    same, moved, other = "https://feed.test/b", "https://elsewhere.test/a", "https://other.test/a"
+    for url in (same, moved, other):
+        store.add_feed(url, 1.0)
+    store.record_check(ME, feed_id(moved), FeedCheck(1.0, 200, 1.0, move=Move("https://feed.test/c")))
+    checks.fetcher.fail(URL, FetchError("busy", retry_after_s=500.0, http_status=503, held_host="feed.test"))
+    await checks.check()
+    assert {feed.url: feed.next_check_at for feed in store.feeds()} == {URL: 4600.0, same: 1500.0, moved: 1500.0, other: 1.0}
+
+
+async def test_over_http_a_feed_that_moved_is_asked_at_its_new_place_and_found_again_when_that_is_lost(store: ArticleStore) -> None:
+    async with FakeFeedServer() as server:
+        server.entry("a")
+        old = server.redirect("/old", server.url(), 301)
+        store.add_feed(old, 1.0)
+        clock, settings = Clock(), settings_for()
+        checker = FeedChecker(store, Fetcher(settings, gap_s=0.0), Metrics(), ME, clock)
+        for day in range(5):
+            if day == 1:
+                server.redirect("/old", "/moved-while-under-repair", 301)
+                server.serve("/moved-while-under-repair", b"<html>back soon")
+            if day == 2:
+                server.redirect("/old", server.url(), 308)
+            await checker.check(store.feed(feed_id(old)), settings)
+            clock.pass_s(86_400)
+        feed = store.feed(feed_id(old))
+        assert (feed.url, feed.moved_to, feed.num_articles) == (old, server.url(), (("pending", 1),))
+        await checker.check(feed, settings)
+        assert server.requests[-1].path == "/feed"
+        server.serve("/feed", b"", status=404)
+        for _ in range(3):
+            await checker.check(store.feed(feed_id(old)), settings)
+        assert store.feed(feed_id(old)).moved_to is None
+
+
+async def test_a_feed_that_leads_to_another_one_of_the_list_says_so(store: ArticleStore) -> None:
+    async with FakeFeedServer() as server:
+        server.entry("a")
+        old = server.redirect("/old", server.url(), 301)
+        for url in (old, server.url()):
+            store.add_feed(url, 1.0)
+        settings = settings_for()
+        await FeedChecker(store, Fetcher(settings, gap_s=0.0), Metrics(), ME, Clock()).check(store.feed(feed_id(old)), settings)
+        assert store.feed(feed_id(old)).duplicate_of == feed_id(server.url())
+
+
+async def test_over_http_a_gone_feed_is_left_alone_until_a_person_asks_for_it(store: ArticleStore) -> None:
+    async with FakeFeedServer() as server:
+        url = server.serve("/x", b"", status=410)
+        store.add_feed(url, 1.0)
+        settings = settings_for()
+        checker = FeedChecker(store, Fetcher(settings, gap_s=0.0), Metrics(), ME, Clock())
+        await checker.check(store.feed(feed_id(url)), settings)
+        assert (store.feed(feed_id(url)).state, url in [feed.url for feed in store.due_feeds(1e12)]) == ("gone", False)
+        server.serve("/x", FakeFeed().entry("a").body())
+        await checker.check(store.refresh(feed_id(url), 5.0), settings)
+        assert store.feed(feed_id(url)).state == "ok"
+
+
+async def test_a_304_keeps_the_rhythm_that_the_document_had(store: ArticleStore) -> None:
+    checks = Checks(store)
+    checks.clock.now = 1_704_200_000.0  # a day after the entries of a FakeFeed, which are an hour apart
+    checks.fetcher.publish(URL).entry("a").entry("b")
+    first = await checks.check()
+    assert (first.entry_gap_s, first.newest_at) == (3600.0, 1_704_070_800.0)
+    waits = [first.next_check_at - checks.clock()]
+    checks.clock.pass_s(40_000)
+    second = await checks.check()
+    waits.append(second.next_check_at - checks.clock())
+    assert (second.last_status, second.entry_gap_s) == (304, 3600.0)
+    assert waits == [12_920.0, 16_920.0], "a tenth of its silence"
+
+
+async def test_an_article_whose_guid_changed_keeps_its_summary(store: ArticleStore) -> None:
+    checks = Checks(store)
+    feed = checks.fetcher.publish(URL).entry("old")
+    await checks.check()
+    (before,) = store.query(ArticleQuery()).articles
+    feed.items["new"] = feed.items.pop("old")
+    await checks.check()
+    (after,) = store.query(ArticleQuery()).articles
+    assert (after.id, after.guid, after.link) == (before.id, "new", "https://feed.test/new")
+    feed.entry("old", "Another one", "With the guid that the first one had before it got its new one.")
+    await checks.check()
+    assert checks.guids() == ["new", "old"]
 
 
 async def test_a_check_that_is_given_up_is_due_again_and_one_that_was_killed_soon(store: ArticleStore) -> None:

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
-from serve_app.feeds.decide import Decision, Hints, decide, next_check, next_try
+from serve_app.feeds.decide import Decision, Hints, article_id, decide, next_check, next_try, rhythm
 from serve_app.feeds.parse import Entry, ParsedFeed
 from serve_app.feeds.text import text_hash
 from serve_app.messages import Feed
 from serve_app.settings import FeedsSettings
-from serve_app.store.records import KnownArticle
+from serve_app.store.records import KnownArticle, Rename, Rhythm
 
 SETTINGS = FeedsSettings(poll_interval_s=3600.0, min_interval_s=900.0, max_interval_s=86_400.0, min_words=3, max_new_per_check=2)
 NEW_FEED = Feed("f", "https://feed.test/", "config", "new", "", 0.0, 0.0)
@@ -89,6 +91,53 @@ def test_only_another_text_makes_an_article_change() -> None:
     )
 
 
+def test_an_article_under_another_guid_is_no_new_one() -> None:
+    old = entry("old", 10.0)
+    stored = {"old": known(old, id="i", link="https://x.test/old", published_at=10.0)}
+    moved = replace(old, guid="new", link="https://x.test/new")
+    assert run(OLD_FEED, moved, known=stored) == Decision(renamed=(Rename("i", "new", "https://x.test/new"),))
+    assert run(OLD_FEED, replace(moved, published_at=None), known=stored).renamed
+    both = run(OLD_FEED, old, moved, known=stored)
+    assert (states(both), both.renamed) == ([("new", "pending", None)], ()), "while the old one is in the feed, it is another one"
+    for other in (
+        replace(moved, published_at=10.0 + 2 * 86_400),
+        replace(moved, text_hash="another"),
+        replace(moved, text="two words"),
+    ):
+        decision = run(OLD_FEED, other, known=stored)
+        assert (len(decision.new), decision.renamed) == (1, ())
+
+
+def test_an_edit_of_an_article_that_was_renamed_changes_that_one() -> None:
+    (changed,) = run(OLD_FEED, entry("a", text="now it has another text"), known={"a": known(entry("a"), id="i")}).changed
+    assert changed.id == "i"
+
+
+def test_of_two_entries_with_a_vanished_text_one_is_that_article() -> None:
+    stored = {"old": known(entry("old"), id="i")}
+    twins = [replace(entry("old"), guid=guid) for guid in ("a", "b")]
+    decision = run(OLD_FEED, *twins, known=stored)
+    assert (len(decision.renamed), [article.guid for article in decision.new]) == (1, ["a"])
+
+
+def test_a_new_link_is_kept_and_costs_nothing() -> None:
+    stored = {"a": known(entry("a"), id="i", link="https://x.test/1")}
+    assert run(OLD_FEED, replace(entry("a"), link="https://x.test/2"), known=stored) == Decision(
+        renamed=(Rename("i", "a", "https://x.test/2"),)
+    )
+    assert run(OLD_FEED, entry("a"), known=stored) == Decision()
+
+
+def test_a_guid_that_a_renamed_article_once_had_makes_an_article_of_its_own() -> None:
+    own = article_id("f", "a")
+    parsed = ParsedFeed("T", None, (entry("a"), entry("b")))
+    first, second = decide(OLD_FEED, {}, parsed, 100.0, SETTINGS, taken={own}).new
+    assert {first.guid: first.id == article_id("f", first.guid), second.guid: second.id == article_id("f", second.guid)} == {
+        "a": False,
+        "b": True,
+    }
+
+
 def test_an_edit_makes_no_work_of_an_article_that_was_too_old() -> None:
     old = known(entry("a"), state="skipped", reason="older than the newest 2 of one check (max_new_per_check)")
     short = known(entry("b"), state="skipped", reason="only 1 word")
@@ -102,10 +151,19 @@ def test_an_edit_makes_no_work_of_an_article_that_was_too_old() -> None:
     ("hints", "num_errors", "wait_s"),
     [
         (Hints(), 0, 3600),
-        (Hints(ttl_s=60.0, max_age_s=5.0), 0, 3600),
-        (Hints(ttl_s=7200.0), 0, 7200),
-        (Hints(ttl_s=7200.0, max_age_s=9000.0), 0, 9000),
+        (Hints(5.0, rhythm=Rhythm(60.0)), 0, 3600),
+        (Hints(rhythm=Rhythm(7200.0)), 0, 7200),
+        (Hints(9000.0, rhythm=Rhythm(7200.0)), 0, 9000),
         (Hints(max_age_s=1e9), 0, 86_400),
+        (Hints(rhythm=Rhythm(entry_gap_s=36_000.0, newest_at=900.0)), 0, 3600),
+        (Hints(rhythm=Rhythm(entry_gap_s=72_000.0, newest_at=900.0)), 0, 7200),
+        (Hints(rhythm=Rhythm(entry_gap_s=60.0, newest_at=900.0)), 0, 900),
+        (Hints(rhythm=Rhythm(entry_gap_s=60.0, newest_at=-99_000.0)), 0, 10_000),
+        (Hints(rhythm=Rhythm(entry_gap_s=1e9, newest_at=900.0)), 0, 86_400),
+        (Hints(rhythm=Rhythm(entry_gap_s=72_000.0, newest_at=900.0)), 1, 3600),
+        (Hints(rhythm=Rhythm(skips="h1")), 0, 6200),
+        (Hints(rhythm=Rhythm(skips="d3 d4")), 0, 86_400),
+        (Hints(is_pushed=True), 0, 86_400),
         (Hints(), 1, 3600),
         (Hints(), 2, 7200),
         (Hints(retry_after_s=10_000.0), 2, 10_000),
@@ -116,6 +174,14 @@ def test_an_edit_makes_no_work_of_an_article_that_was_too_old() -> None:
 def test_the_next_check(hints: Hints, num_errors: int, wait_s: float) -> None:
     assert next_check(hints, num_errors, 1000.0, SETTINGS, 0.0) == 1000.0 + wait_s
     assert 1000.0 + wait_s <= next_check(hints, num_errors, 1000.0, SETTINGS, 1.0) <= 1000.0 + min(1.25 * wait_s, 86_400)
+
+
+def test_the_rhythm_is_that_of_the_newest_entries_that_have_dates_of_the_past() -> None:
+    dated = [entry(str(number), number * 10.0) for number in range(1, 9)]
+    parsed = ParsedFeed("T", 60.0, (*dated, entry("none"), entry("future", 1e9)), skips="h1")
+    assert rhythm(parsed, 100.0) == Rhythm(60.0, "h1", 10.0, 80.0)
+    assert rhythm(ParsedFeed("T", None, (entry("a", 5.0),)), 100.0) == Rhythm(newest_at=5.0)
+    assert rhythm(ParsedFeed("T", None, ()), 100.0) == Rhythm()
 
 
 def test_the_next_try_doubles_to_an_hour_and_ends_with_the_last_attempt() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ipaddress
 import socket
+import threading
 
 import pytest
 import yarl
@@ -11,6 +12,7 @@ from aiohttp.abc import AbstractResolver, ResolveResult
 
 from serve_app.errors import FetchError
 from serve_app.feeds.guard import Guard, GuardedResolver, is_public
+from serve_app.feeds.resolve import ThreadResolver
 
 PRIVATE = """
     127.0.0.1 127.8.9.1 0.0.0.0 10.1.2.3 172.16.0.1 172.31.255.255 192.168.1.1 169.254.169.254 100.64.0.1 100.127.255.254
@@ -112,3 +114,26 @@ async def test_the_connector_gets_only_the_checked_addresses() -> None:
 async def test_a_name_with_private_addresses_only_is_refused_with_the_remedy() -> None:
     with pytest.raises(FetchError, match=r"wiki.corp is in a private .* add 'wiki.corp' to allow_private_hosts"):
         await GuardedResolver(Guard(), FakeDns("10.0.0.1", "::1")).resolve("wiki.corp", 443)
+
+
+async def test_names_are_looked_up_in_threads_that_nothing_else_needs(monkeypatch: pytest.MonkeyPatch) -> None:
+    threads: list[str] = []
+
+    def look_up(host: str, port: int, *_rest: object, **_more: object) -> list[object]:
+        threads.append(threading.current_thread().name)
+        return [(socket.AF_INET, socket.SOCK_STREAM, 6, "", ("192.0.2.7", port))]
+
+    monkeypatch.setattr(socket, "getaddrinfo", look_up)
+    resolver = ThreadResolver()
+    (found,) = await resolver.resolve("feed.test", 443, socket.AF_UNSPEC)
+    assert (found["host"], found["port"], found["hostname"], found["family"]) == ("192.0.2.7", 443, "feed.test", socket.AF_INET)
+    assert threads[0].startswith("feeds-dns")
+    resolver.stop()
+    with pytest.raises(RuntimeError):
+        await resolver.resolve("feed.test", 443)
+
+
+@pytest.mark.parametrize("port", [25, 6379, 0])
+def test_a_port_of_another_protocol_is_refused(port: int) -> None:
+    with pytest.raises(FetchError, match="another protocol"):
+        Guard(("feed.test",)).check_url(yarl.URL(f"http://feed.test:{port}/"))

@@ -220,6 +220,30 @@ async def test_one_bad_feed_leaves_the_others_alone(world: World) -> None:
     assert world.feed("https://third.test/").last_error == "internal error (RuntimeError); the log has the cause"
 
 
+async def test_one_host_is_asked_for_one_feed_at_a_time_and_keeps_no_other_waiting(world: World) -> None:
+    urls = [f"https://feed.test/{number}" for number in range(5)]
+    for url in urls:
+        world.fetcher.hang(url)
+    world.fetcher.publish(OTHER).entry("a")
+    async with world.running(settings_for(*urls, OTHER, max_checks=2)):
+        await world.until_states(a="done")
+        await world.rounds()
+    asked = [url for url, _etag in world.fetcher.asked]
+    assert (len(asked), OTHER in asked) == (2, True)
+
+
+async def test_a_host_that_was_just_asked_is_left_alone_for_its_gap(world: World) -> None:
+    urls = [f"https://feed.test/{number}" for number in range(3)]
+    for url in urls:
+        world.fetcher.publish(url)
+    world.fetcher.gaps["feed.test"] = 60.0
+    async with world.running(settings_for(*urls)):
+        await world.rounds()
+        assert world.fetcher.asked == []
+        world.fetcher.gaps.clear()
+        await until(lambda: len(world.fetcher.asked) == 3)
+
+
 async def test_added_feeds_and_other_settings_are_taken_up_when_woken(world: World) -> None:
     world.fetcher.publish(URL).entry("a")
     world.fetcher.publish(OTHER).entry("b")
