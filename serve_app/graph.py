@@ -21,7 +21,8 @@ from ray.serve.handle import DeploymentHandle
 from serve_app.errors import FrugalError, ModelChanged
 from serve_app.handles import Calls, ModelHandle, actor_started_at, as_value, whole_answer
 from serve_app.live import Live
-from serve_app.messages import Answer, Article, Ask, Failed, Feed, Generate, Item, ModelCard, Selection
+from serve_app.messages import Answer, Ask, Failed, Generate, Item, ModelCard, Selection
+from serve_app.messages_feeds import Article, Feed
 from serve_app.metrics import Snapshot
 from serve_app.model.engine import Stream
 from serve_app.settings import AppSettings, IngressSettings

@@ -22,7 +22,8 @@ from serve_app.drain import Drain
 from serve_app.errors import Overloaded, Stopping
 from serve_app.feeds.websub import Verification
 from serve_app.live import Live
-from serve_app.messages import Answer, Article, ArticlePage, ArticleQuery, Ask, Feed, Item, ModelCard, Selection
+from serve_app.messages import Answer, Ask, Item, ModelCard, Selection
+from serve_app.messages_feeds import Article, ArticlePage, ArticleQuery, Feed
 from serve_app.metrics import Metrics, Snapshot, render
 from serve_app.settings import AppSettings, IngressSettings
 from serve_app.store.articles import ArticleStore

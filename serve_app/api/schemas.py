@@ -13,7 +13,8 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 
 from serve_app.api.fields import Body, Query
 from serve_app.feed_url import masked
-from serve_app.messages import Article, ArticleQuery, ArticleState, Feed, FeedState, ModelCard, Outcome
+from serve_app.messages import ModelCard, Outcome
+from serve_app.messages_feeds import Article, ArticleQuery, ArticleState, Feed, FeedState
 
 T = TypeVar("T")
 

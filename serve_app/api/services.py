@@ -11,7 +11,8 @@ from typing import Any, Protocol
 
 from serve_app.cache.stored import StoredAnswers
 from serve_app.feeds.websub import Verification
-from serve_app.messages import Answer, Article, ArticlePage, ArticleQuery, Ask, Feed, Item, ModelCard
+from serve_app.messages import Answer, Ask, Item, ModelCard
+from serve_app.messages_feeds import Article, ArticlePage, ArticleQuery, Feed
 from serve_app.settings import IngressSettings
 
 

@@ -13,7 +13,7 @@ from importlib import resources
 from serve_app.feed_url import SAMPLE_FEED
 from serve_app.feeds.parse import parse
 from serve_app.feeds.prompt import question
-from serve_app.messages import Article
+from serve_app.messages_feeds import Article
 from serve_app.settings import SummaryPrompt
 
 WORDS = 240  # of an article; with the question 333 to 423 tokens of the embedded model's

@@ -21,7 +21,7 @@ from serve_app.feeds.fetch import Fetched, NotModified
 from serve_app.feeds.move import is_lost, move
 from serve_app.feeds.pacing import host_scope
 from serve_app.feeds.parse import ParsedFeed, parse
-from serve_app.messages import Feed
+from serve_app.messages_feeds import Feed
 from serve_app.metrics import Metrics
 from serve_app.settings import FeedsSettings
 from serve_app.store.articles import ArticleStore, LeaseLost

@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 from serve_app.feeds.hints import Skips
 from serve_app.feeds.parse import Entry, ParsedFeed
 from serve_app.feeds.text import num_words
-from serve_app.messages import Article, Feed
+from serve_app.messages_feeds import Article, Feed
 from serve_app.settings import FeedsSettings
 from serve_app.store.records import KnownArticle, Rename, Rhythm
 

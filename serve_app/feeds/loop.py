@@ -21,7 +21,7 @@ from serve_app.feeds.pacing import host_scope
 from serve_app.feeds.slots import Slots
 from serve_app.feeds.summarise import AskFor, Summariser
 from serve_app.feeds.websub import Subscriber
-from serve_app.messages import Feed
+from serve_app.messages_feeds import Feed
 from serve_app.metrics import Metrics
 from serve_app.settings import FeedsSettings
 from serve_app.store.articles import LEASE, ArticleStore, LeaseLost

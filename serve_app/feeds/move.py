@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 from serve_app.feed_url import MAX_FEED_URL
-from serve_app.messages import Feed
+from serve_app.messages_feeds import Feed
 from serve_app.store.records import Move
 
 NUM_PROOFS = 3  # good checks that ended at the same address

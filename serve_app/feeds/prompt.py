@@ -10,7 +10,8 @@ import re
 from itertools import islice
 
 from serve_app.feeds.text import WORD, one_line
-from serve_app.messages import Article, FinishReason, Message
+from serve_app.messages import FinishReason, Message
+from serve_app.messages_feeds import Article
 from serve_app.settings import SummaryPrompt
 
 PLACES = re.compile(r"(\{title\}|\{text\})")

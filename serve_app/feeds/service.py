@@ -21,7 +21,8 @@ from serve_app.feeds.parsing import Parsers
 from serve_app.feeds.prompt import question
 from serve_app.feeds.websub import Subscriber, Verification
 from serve_app.live import Live
-from serve_app.messages import Answer, Article, Ask, Feed, Generate, Sampling
+from serve_app.messages import Answer, Ask, Generate, Sampling
+from serve_app.messages_feeds import Article, Feed
 from serve_app.metrics import Metrics
 from serve_app.settings import AppSettings, FeedsSettings
 from serve_app.store.articles import ArticleStore, LeaseLost

@@ -13,7 +13,8 @@ from collections.abc import Awaitable, Callable
 from serve_app.errors import Cancelled, ContextLengthExceeded, FrugalError, GenerationFailed, Overloaded, Unavailable
 from serve_app.feeds.decide import next_try
 from serve_app.feeds.prompt import accept, clean
-from serve_app.messages import REUSED, Answer, Article, Summary
+from serve_app.messages import REUSED, Answer
+from serve_app.messages_feeds import Article, Summary
 from serve_app.metrics import Metrics
 from serve_app.settings import FeedsSettings
 from serve_app.store.articles import ArticleStore

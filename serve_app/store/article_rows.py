@@ -15,7 +15,7 @@ from typing import Any
 from sqlalchemy import ColumnElement, Row, ScalarSelect, Select, and_, literal, or_, select
 
 from serve_app.errors import BadRequest
-from serve_app.messages import Article, ArticleQuery, ArticleState, Feed, Summary
+from serve_app.messages_feeds import Article, ArticleQuery, ArticleState, Feed, Summary
 from serve_app.store.schema import SHOWN_AT, articles, results
 
 STATES: tuple[ArticleState, ...] = ("pending", "done", "failed", "skipped")

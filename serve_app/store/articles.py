@@ -14,7 +14,7 @@ from typing import Any
 from sqlalchemy import Connection, and_, func, or_, select, update
 
 from serve_app.errors import Conflict, NotFound
-from serve_app.messages import Article, ArticlePage, ArticleQuery, ArticleState, Feed, Summary
+from serve_app.messages_feeds import Article, ArticlePage, ArticleQuery, ArticleState, Feed, Summary
 from serve_app.store import article_rows, leases
 from serve_app.store.article_rows import article_of, article_values, select_articles
 from serve_app.store.feed_list import LEASE, FeedList

@@ -14,7 +14,7 @@ from sqlalchemy import Connection, delete, func, select, update
 
 from serve_app.errors import BadRequest, Conflict, NotFound
 from serve_app.feed_url import check_feed_url
-from serve_app.messages import ArticleState, Feed
+from serve_app.messages_feeds import ArticleState, Feed
 from serve_app.settings import FeedEntry
 from serve_app.store import article_rows, leases
 from serve_app.store.database import Database

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from serve_app.messages import Article, ArticleState
+from serve_app.messages_feeds import Article, ArticleState
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,7 +8,7 @@ from dataclasses import replace
 import pytest
 
 from serve_app.errors import Conflict, NotFound
-from serve_app.messages import ArticleQuery, Feed
+from serve_app.messages_feeds import ArticleQuery, Feed
 from serve_app.settings import FeedEntry
 from serve_app.store.articles import LEASE, ArticleStore, LeaseLost
 from serve_app.store.database import Database

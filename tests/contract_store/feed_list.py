@@ -7,7 +7,7 @@ from dataclasses import replace
 import pytest
 
 from serve_app.errors import BadRequest, Conflict, NotFound
-from serve_app.messages import Feed
+from serve_app.messages_feeds import Feed
 from serve_app.settings import FeedEntry
 from serve_app.store.articles import LEASE, ArticleStore
 from serve_app.store.database import Database

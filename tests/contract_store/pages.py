@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from serve_app.errors import BadRequest
-from serve_app.messages import Article, ArticleQuery
+from serve_app.messages_feeds import Article, ArticleQuery
 from serve_app.store.article_rows import read_cursor
 from serve_app.store.articles import LEASE, ArticleStore
 from serve_app.store.database import Database

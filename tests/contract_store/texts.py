@@ -13,7 +13,7 @@ from serve_app.errors import BadRequest, NotFound
 from serve_app.feed_url import MAX_FEED_URL
 from serve_app.feeds.decide import article_id
 from serve_app.feeds.parse import MAX_GUID
-from serve_app.messages import ArticleQuery
+from serve_app.messages_feeds import ArticleQuery
 from serve_app.store.answers import AnswerStore
 from serve_app.store.articles import LEASE, ArticleStore
 from serve_app.store.database import Database

@@ -20,7 +20,8 @@ from aiohttp.abc import AbstractResolver, ResolveResult
 from serve_app.feeds.fetch import Fetcher
 from serve_app.feeds.loop import FeedsLoop
 from serve_app.feeds.parsing import Parsers
-from serve_app.messages import Answer, Article
+from serve_app.messages import Answer
+from serve_app.messages_feeds import Article
 from serve_app.metrics import Metrics
 from serve_app.settings import FeedsSettings
 from serve_app.store.articles import ArticleStore

@@ -17,9 +17,11 @@ from serve_app.feeds.fetch import Fetcher
 from serve_app.feeds.loop import FeedsLoop
 from serve_app.feeds.parse import Entry, ParsedFeed, parse
 from serve_app.feeds.prompt import question
-from serve_app.messages import Answer, Article, Ask, Chunk, Finish, Generate, Item, Sampling, Usage
+from serve_app.messages import Answer, Ask, Chunk, Finish, Generate, Item, Sampling, Usage
+from serve_app.messages_feeds import Article
 from serve_app.metrics import Metrics
-from serve_app.settings import CacheSettings, FeedsSettings
+from serve_app.settings import FeedsSettings
+from serve_app.settings_cache import CacheSettings
 from serve_app.store.answers import StoredAnswer
 from serve_app.store.articles import ArticleStore
 from serve_app.store.database import Database

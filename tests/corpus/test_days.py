@@ -11,7 +11,7 @@ import pytest
 from sqlalchemy import func, select
 
 from serve_app.feeds.loop import FeedsLoop
-from serve_app.messages import Feed
+from serve_app.messages_feeds import Feed
 from serve_app.metrics import Metrics
 from serve_app.settings import FeedsSettings
 from serve_app.store.articles import ArticleStore

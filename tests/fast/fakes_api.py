@@ -23,24 +23,8 @@ from serve_app.cache.stored import StoredAnswers
 from serve_app.errors import Conflict, FrugalError, NotFound
 from serve_app.feeds.websub import Verification
 from serve_app.logprobs import Candidate, TokenLogprob
-from serve_app.messages import (
-    Answer,
-    Article,
-    ArticlePage,
-    ArticleQuery,
-    Ask,
-    Chunk,
-    Failed,
-    Feed,
-    Finish,
-    FinishReason,
-    Item,
-    ModelCard,
-    Opening,
-    Outcome,
-    Summary,
-    Usage,
-)
+from serve_app.messages import Answer, Ask, Chunk, Failed, Finish, FinishReason, Item, ModelCard, Opening, Outcome, Usage
+from serve_app.messages_feeds import Article, ArticlePage, ArticleQuery, Feed, Summary
 from serve_app.settings import IngressSettings
 
 MODEL = "tiny/model"

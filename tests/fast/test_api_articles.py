@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from serve_app.messages import ArticleQuery, ArticleState
+from serve_app.messages_feeds import ArticleQuery, ArticleState
 from tests.fast.fakes_api import FakeServices, article, client_of, feed
 
 

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from sqlalchemy import event
 
-from serve_app.messages import ArticleQuery
+from serve_app.messages_feeds import ArticleQuery
 from serve_app.store.article_rows import cursor_behind
 from serve_app.store.articles import ArticleStore
 from tests.contract_store.articles import *  # noqa: F403 (tests, which pytest finds by their names here)

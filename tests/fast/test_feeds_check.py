@@ -11,7 +11,7 @@ from serve_app.errors import FetchError
 from serve_app.feeds.check import FeedChecker
 from serve_app.feeds.decide import article_id
 from serve_app.feeds.fetch import Fetcher
-from serve_app.messages import ArticleQuery, Feed
+from serve_app.messages_feeds import ArticleQuery, Feed
 from serve_app.metrics import Metrics
 from serve_app.settings import FeedEntry
 from serve_app.store.articles import LEASE, ArticleStore, LeaseLost

@@ -9,7 +9,7 @@ import pytest
 from serve_app.feeds.decide import Decision, Hints, article_id, decide, next_check, next_try, rhythm
 from serve_app.feeds.parse import Entry, ParsedFeed
 from serve_app.feeds.text import text_hash
-from serve_app.messages import Feed
+from serve_app.messages_feeds import Feed
 from serve_app.settings import FeedsSettings
 from serve_app.store.records import KnownArticle, Rename, Rhythm
 

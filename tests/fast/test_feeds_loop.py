@@ -10,7 +10,7 @@ import pytest
 
 from serve_app.errors import BadRequest, Cancelled, ContextLengthExceeded, FetchError, GenerationFailed, Overloaded, Unavailable
 from serve_app.feeds.loop import FeedsLoop
-from serve_app.messages import Article, ArticleQuery, Feed, Summary
+from serve_app.messages_feeds import Article, ArticleQuery, Feed, Summary
 from serve_app.metrics import Metrics
 from serve_app.settings import FeedsSettings
 from serve_app.store.articles import LEASE, ArticleStore

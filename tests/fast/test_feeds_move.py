@@ -7,7 +7,7 @@ from dataclasses import replace
 import pytest
 
 from serve_app.feeds.move import is_lost, move
-from serve_app.messages import Feed
+from serve_app.messages_feeds import Feed
 from serve_app.store.records import Move
 
 URL, NEW = "https://feed.test/", "https://new.test/"

@@ -12,7 +12,8 @@ import pytest
 
 from serve_app.errors import BadRequest, ConfigError, Conflict, NotFound
 from serve_app.feeds.service import FeedsService
-from serve_app.messages import Answer, Article, ArticleQuery, Ask, Feed
+from serve_app.messages import Answer, Ask
+from serve_app.messages_feeds import Article, ArticleQuery, Feed
 from serve_app.settings import AppSettings, ModelSettings
 from serve_app.store.articles import LEASE, ArticleStore
 from serve_app.store.database import Database

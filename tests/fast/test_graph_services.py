@@ -15,7 +15,8 @@ from serve_app.api.app import build_app
 from serve_app.api.graph_services import GraphServices
 from serve_app.errors import Conflict, NotFound, Overloaded, Stopping, Unavailable
 from serve_app.live import Live
-from serve_app.messages import Answer, ArticlePage, ArticleQuery, Ask, Item, ModelCard, Opening, Selection
+from serve_app.messages import Answer, Ask, Item, ModelCard, Opening, Selection
+from serve_app.messages_feeds import ArticlePage, ArticleQuery
 from serve_app.metrics import METRICS, Metrics
 from serve_app.settings import AppSettings, IngressSettings, ModelSettings
 from serve_app.store.articles import ArticleStore

@@ -10,21 +10,8 @@ import pytest
 
 from serve_app import messages
 from serve_app.errors import Overloaded
-from serve_app.messages import (
-    Answer,
-    ArticlePage,
-    ArticleQuery,
-    Ask,
-    CachePolicy,
-    Chunk,
-    Failed,
-    Generate,
-    Message,
-    Opening,
-    Sampling,
-    Selection,
-    Usage,
-)
+from serve_app.messages import Answer, Ask, CachePolicy, Chunk, Failed, Generate, Message, Opening, Sampling, Selection, Usage
+from serve_app.messages_feeds import ArticlePage, ArticleQuery
 from tests.fast.fakes_api import CARD, article, feed, finish, summary
 
 GENERATE = Generate("request-1", "tiny", Sampling(seed=7, stop=("\n",)), (Message("user", "Hi"),), priority="batch")

@@ -16,7 +16,8 @@ from serve_app.api.graph_services import GraphServices
 from serve_app.cache.shard import AnswerShard
 from serve_app.errors import DatabaseUnavailable
 from serve_app.live import Live
-from serve_app.messages import Answer, ArticleQuery
+from serve_app.messages import Answer
+from serve_app.messages_feeds import ArticleQuery
 from serve_app.metrics import Sample
 from serve_app.settings import AppSettings, IngressSettings
 from serve_app.store.answers import AnswerStore

@@ -9,7 +9,8 @@ from sqlalchemy import func, select
 
 from serve_app.cache.key import answer_key
 from serve_app.feeds.prompt import clean, question
-from serve_app.messages import Article, Ask, Generate, Sampling
+from serve_app.messages import Ask, Generate, Sampling
+from serve_app.messages_feeds import Article
 from serve_app.settings import SummaryPrompt
 from serve_app.store.database import Database
 from serve_app.store.schema import answers, articles, ledger, results

@@ -19,7 +19,7 @@ from serve_app.api.pages import reference, views
 from serve_app.api.pages.render import HEADERS, ICON, page
 from serve_app.api.schemas import ArticleParams
 from serve_app.errors import FrugalError
-from serve_app.messages import ArticlePage, Feed
+from serve_app.messages_feeds import ArticlePage, Feed
 
 T = TypeVar("T")
 router = APIRouter(include_in_schema=False)

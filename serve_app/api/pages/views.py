@@ -15,7 +15,8 @@ from urllib.parse import urlencode, urlsplit
 
 from serve_app.api.schemas import ArticleParams
 from serve_app.feed_url import masked
-from serve_app.messages import REUSED, Feed
+from serve_app.messages import REUSED
+from serve_app.messages_feeds import Feed
 
 MAX_WORTH = 20  # feeds in the cache's table; the report has all
 

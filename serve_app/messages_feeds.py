@@ -1,0 +1,114 @@
+"""What Feeds tells of its feeds and articles. Nothing here knows Ray, HTTP or SQL. Tests: tests/fast/test_messages.py."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+from serve_app.messages import Outcome
+
+ArticleState = Literal["pending", "done", "failed", "skipped"]
+FeedState = Literal["new", "ok", "failing", "gone", "paused"]
+
+
+@dataclass(frozen=True, slots=True)
+class Summary:
+    """The one stored result of an article: what was written, by whom, from which prompt and text, and what it took."""
+
+    text: str
+    model: str
+    prompt_version: str
+    prompt_template: str
+    text_hash: str
+    cache: Outcome
+    prompt_tokens: int
+    completion_tokens: int
+    compute_s: float
+    cost_usd: float
+    created_at: float
+
+
+@dataclass(frozen=True, slots=True)
+class Article:
+    """An entry of a feed as we keep it. `text` is plain text; `text_hash` the SHA-256 of its normalised title and text.
+
+    `duplicate_of`: the id of the article of another feed, seen before this one, that has the same title and text.
+    """
+
+    id: str
+    feed_id: str
+    guid: str
+    link: str
+    title: str
+    author: str
+    published_at: float | None
+    first_seen_at: float
+    updated_at: float
+    text: str
+    text_hash: str
+    state: ArticleState
+    reason: str | None = None
+    attempts: int = 0
+    next_try_at: float | None = None
+    summary: Summary | None = None
+    duplicate_of: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Feed:
+    """A feed and its health. `origin` says whether the configuration or the API named it; `num_articles` counts by state.
+
+    `moved_to` is where requests go instead of `url`, `duplicate_of` the id of another feed at which its redirects end. The other times
+    and counts at the end are those of its rhythm and of a redirect that is being proven; see store/schema.py.
+    """
+
+    id: str
+    url: str
+    origin: Literal["config", "api"]
+    state: FeedState
+    title: str
+    created_at: float
+    next_check_at: float
+    etag: str | None = None
+    last_modified: str | None = None
+    last_status: int | None = None
+    last_error: str | None = None
+    num_errors: int = 0
+    last_check_at: float | None = None
+    last_success_at: float | None = None
+    num_articles: tuple[tuple[ArticleState, int], ...] = ()
+    moved_to: str | None = None
+    redirect_to: str | None = None
+    redirect_count: int | None = None
+    redirect_since: float | None = None
+    duplicate_of: str | None = None
+    asked_wait_s: float | None = None
+    skips: str | None = None
+    entry_gap_s: float | None = None
+    newest_at: float | None = None
+
+    @property
+    def address(self) -> str:
+        """Where its document is asked for."""
+        return self.moved_to or self.url
+
+
+@dataclass(frozen=True, slots=True)
+class ArticleQuery:
+    """Which articles: of one feed, in one state, holding a text (title, article or summary, any case), published or first seen since a
+    Unix time. Newest first; `cursor` is the opaque `next_cursor` of the page before."""
+
+    feed_id: str | None = None
+    state: ArticleState | None = None
+    text: str | None = None
+    since: float | None = None
+    limit: int = 20
+    cursor: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class ArticlePage:
+    """One page of a list, whose articles come without their text, and the cursor of the next one where there is more."""
+
+    articles: tuple[Article, ...]
+    next_cursor: str | None = None
