@@ -18,15 +18,10 @@ from pydantic import BaseModel
 
 from serve_app.errors import ConfigError
 from serve_app.problems import path_text, unknown_key_remedy
-from serve_app.settings import (
-    USER_CONFIGS,
-    AppSettings,
-    FeedsSettings,
-    IngressSettings,
-    ModelTuning,
-)
+from serve_app.settings import USER_CONFIGS, AppSettings, IngressSettings, ModelTuning
 from serve_app.settings_base import S, Settings
 from serve_app.settings_cache import CacheSettings
+from serve_app.settings_feeds import FeedsSettings
 
 IMPORT_PATH = "serve_app.graph:build"
 Path = tuple[int | str, ...]

@@ -163,8 +163,11 @@ class FeedsDeployment:
     async def reconfigure(self, user_config: dict[str, Any]) -> None:
         await self._service.tune(user_config)  # the first call starts the loop: not before it knows which feeds
 
-    async def add_feed(self, url: str) -> Feed | Failed:
-        return await as_value(self._service.add_feed(url))
+    async def add_feed(self, url: str, options: dict[str, Any]) -> Feed | Failed:
+        return await as_value(self._service.add_feed(url, options))
+
+    async def change_feed(self, feed_id: str, options: dict[str, Any]) -> Feed | Failed:
+        return await as_value(self._service.change_feed(feed_id, options))
 
     async def remove_feed(self, feed_id: str) -> Failed | None:
         return await as_value(self._service.remove_feed(feed_id))

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Literal
+from dataclasses import dataclass, field
+from typing import Any, Literal
 
 from serve_app.messages import Outcome
 
@@ -60,6 +60,7 @@ class Feed:
 
     `moved_to` is where requests go instead of `url`, `duplicate_of` the id of another feed at which its redirects end. The other times
     and counts at the end are those of its rhythm and of a redirect that is being proven; see store/schema.py.
+    `options` are its own settings (settings_feeds.FeedOptions).
     """
 
     id: str
@@ -86,6 +87,7 @@ class Feed:
     skips: str | None = None
     entry_gap_s: float | None = None
     newest_at: float | None = None
+    options: dict[str, Any] = field(default_factory=dict)
 
     @property
     def address(self) -> str:

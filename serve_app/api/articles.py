@@ -12,7 +12,18 @@ from fastapi import Query as InQuery
 
 from serve_app.api import examples
 from serve_app.api.dependencies import Graph
-from serve_app.api.schemas import ArticleFull, ArticleList, ArticleParams, FeedList, FeedOut, FeedUrl, article_full, article_short, feed_out
+from serve_app.api.schemas import (
+    ArticleFull,
+    ArticleList,
+    ArticleParams,
+    FeedChange,
+    FeedList,
+    FeedOut,
+    NewFeed,
+    article_full,
+    article_short,
+    feed_out,
+)
 from serve_app.errors import BadRequest
 from serve_app.feed_url import check_feed_url
 
@@ -54,14 +65,24 @@ async def feeds(services: Graph) -> FeedList:
 
 
 @router.post("/v1/feeds", status_code=201, summary="Add a feed", tags=["Feeds"], responses={400: examples.BAD, 409: examples.CONFLICT})
-async def add_feed(body: FeedUrl, services: Graph) -> FeedOut:
+async def add_feed(body: NewFeed, services: Graph) -> FeedOut:
     """Adds a feed, which is checked soon after. Feeds added here live in the database."""
     try:
         check_feed_url(body.url)
     except ValueError as error:
         raise BadRequest(f"url: {error}", param="url") from None
-    feed = await services.add_feed(body.url)
-    return feed_out(feed)
+    return feed_out(await services.add_feed(body.url, body.options.own()))
+
+
+@router.patch(
+    "/v1/feeds/{feed_id}",
+    summary="Change a feed's options",
+    tags=["Feeds"],
+    responses={400: examples.BAD, 404: examples.MISSING, 409: examples.CONFLICT},
+)
+async def change_feed(feed_id: str, body: FeedChange, services: Graph) -> FeedOut:
+    """Changes a feed that was added here: what is named changes, and an option of null is as for all feeds again."""
+    return feed_out(await services.change_feed(feed_id, body.options.model_dump(mode="json", exclude_unset=True)))
 
 
 @router.delete(

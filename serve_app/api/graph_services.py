@@ -153,8 +153,12 @@ class GraphServices:
     async def feeds(self) -> tuple[Feed, ...]:
         return tuple(await asyncio.to_thread(self._articles.feeds))
 
-    async def add_feed(self, url: str) -> Feed:
-        feed: Feed = await self._calls.feeds("add_feed", url)
+    async def add_feed(self, url: str, options: dict[str, Any]) -> Feed:
+        feed: Feed = await self._calls.feeds("add_feed", url, options)
+        return feed
+
+    async def change_feed(self, id: str, options: dict[str, Any]) -> Feed:
+        feed: Feed = await self._calls.feeds("change_feed", id, options)
         return feed
 
     async def remove_feed(self, id: str) -> None:

@@ -6,15 +6,17 @@ Times are Unix seconds (UTC) with a fraction, null where unknown. Every list is 
 from __future__ import annotations
 
 import datetime as dt
-from collections.abc import Sequence
-from typing import Annotated, Generic, Literal, TypeVar
+from collections.abc import Mapping, Sequence
+from typing import Annotated, Any, Generic, Literal, TypeVar
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 
 from serve_app.api.fields import Body, Query
+from serve_app.errors import ConfigError
 from serve_app.feed_url import masked
 from serve_app.messages import ModelCard, Outcome
 from serve_app.messages_feeds import Article, ArticleQuery, ArticleState, Feed, FeedState
+from serve_app.settings_feeds import FeedOptions
 
 T = TypeVar("T")
 
@@ -104,6 +106,7 @@ class FeedOut(_Sent):
     moved_to: Annotated[str | None, BeforeValidator(lambda url: url and masked(url))] = Field(
         description="where it is read now: permanent redirects led there three times, over a day at least"
     )
+    options: Annotated[dict[str, Any], BeforeValidator(dict)] = Field(description="what it has of its own, see POST /v1/feeds")
     duplicate_of: str | None = Field(description="the id of another feed at which its redirects end; remove one of the two")
 
 
@@ -128,10 +131,28 @@ class ModelOut(BaseModel):
     sampling_fields: Sequence[str] = Field((), description="the request fields beyond max_tokens that its engine honours; others get a 400")
 
 
-class FeedUrl(Body):
+def _options(given: object) -> object:
+    """As YAML's are read: a list for a tuple, every mistake named."""
+    try:
+        return FeedOptions.load(given, "options") if isinstance(given, Mapping) else given
+    except ConfigError as error:
+        raise ValueError(str(error)) from None
+
+
+Options = Annotated[FeedOptions, BeforeValidator(_options, json_schema_input_type=FeedOptions)]
+
+
+class NewFeed(Body):
     """Body of POST /v1/feeds."""
 
     url: str = Field(min_length=1, max_length=2000, description="the address of an RSS, Atom or JSON feed, as https://host/path")
+    options: Options = Field(FeedOptions(), description="what it has of its own; the rest is as for all feeds")
+
+
+class FeedChange(Body):
+    """Body of PATCH /v1/feeds/{id}."""
+
+    options: Options = Field(FeedOptions(), description="those to change; null: as for all feeds again")
 
 
 class Readiness(BaseModel):

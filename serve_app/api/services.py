@@ -56,8 +56,12 @@ class Services(Protocol):
         """All feeds with their health."""
         ...
 
-    async def add_feed(self, url: str) -> Feed:
-        """Raises Conflict where the feed exists, BadRequest for an address that no feed can have."""
+    async def add_feed(self, url: str, options: dict[str, Any]) -> Feed:
+        """`options` as FeedOptions writes them. Raises Conflict where the feed exists, BadRequest for an address that no feed can have."""
+        ...
+
+    async def change_feed(self, id: str, options: dict[str, Any]) -> Feed:
+        """An option of None is as for all feeds again. Raises NotFound, and Conflict for a feed that the configuration names."""
         ...
 
     async def remove_feed(self, id: str) -> None:

@@ -14,7 +14,7 @@ from serve_app.feed_url import SAMPLE_FEED
 from serve_app.feeds.parse import parse
 from serve_app.feeds.prompt import question
 from serve_app.messages_feeds import Article
-from serve_app.settings import SummaryPrompt
+from serve_app.settings_feeds import SummaryPrompt
 
 WORDS = 240  # of an article; with the question 333 to 423 tokens of the embedded model's
 SUMMARY = SummaryPrompt(max_words=2 * WORDS)  # nothing is cut off

@@ -23,7 +23,7 @@ from serve_app.feeds.pacing import host_scope
 from serve_app.feeds.parse import ParsedFeed, parse
 from serve_app.messages_feeds import Feed
 from serve_app.metrics import Metrics
-from serve_app.settings import FeedsSettings
+from serve_app.settings_feeds import FeedsSettings
 from serve_app.store.articles import ArticleStore, LeaseLost
 from serve_app.store.records import FeedCheck, FeedFailure, KnownArticle, Move, Rhythm
 
@@ -138,7 +138,7 @@ class FeedChecker:
         if parsed.num_left_out:
             log.warning("feed %s (%s): too long; its last %d entries are left out", feed.id, masked(feed.url), parsed.num_left_out)
         known, decision = self._decide(feed, parsed, settings)
-        title = next((entry.title for entry in settings.feeds if entry.url == feed.url and entry.title), parsed.title)
+        title = feed.options.get("title") or parsed.title
         # While edits wait, without validators: a 304 would hide them.
         etag, last_modified = (None, None) if decision.num_waiting else (reply.etag, reply.last_modified)
         found = rhythm(parsed, now)

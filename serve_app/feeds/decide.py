@@ -13,7 +13,7 @@ from serve_app.feeds.hints import Skips
 from serve_app.feeds.parse import Entry, ParsedFeed
 from serve_app.feeds.text import num_words
 from serve_app.messages_feeds import Article, Feed
-from serve_app.settings import FeedsSettings
+from serve_app.settings_feeds import FeedsSettings
 from serve_app.store.records import KnownArticle, Rename, Rhythm
 
 JITTER = 0.25  # of the interval at most, always later: feeds added together must not be checked together for ever

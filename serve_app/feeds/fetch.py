@@ -27,7 +27,7 @@ from serve_app.feeds.guard import Guard, GuardedResolver
 from serve_app.feeds.inflate import ACCEPTED, PIECE, Body
 from serve_app.feeds.pacing import Pacing, host_scope, scope
 from serve_app.feeds.resolve import ThreadResolver
-from serve_app.settings import FeedsSettings
+from serve_app.settings_feeds import FeedsSettings
 
 ACCEPT = (
     "application/atom+xml, application/rss+xml, application/feed+json, application/rdf+xml;q=0.9, "

@@ -23,7 +23,7 @@ from serve_app.feeds.summarise import AskFor, Summariser
 from serve_app.feeds.websub import Subscriber
 from serve_app.messages_feeds import Feed
 from serve_app.metrics import Metrics
-from serve_app.settings import FeedsSettings
+from serve_app.settings_feeds import FeedsSettings
 from serve_app.store.articles import LEASE, ArticleStore, LeaseLost
 
 log = logging.getLogger(__name__)

@@ -12,7 +12,7 @@ from itertools import islice
 from serve_app.feeds.text import WORD, one_line
 from serve_app.messages import FinishReason, Message
 from serve_app.messages_feeds import Article
-from serve_app.settings import SummaryPrompt
+from serve_app.settings_feeds import SummaryPrompt
 
 PLACES = re.compile(r"(\{title\}|\{text\})")
 SENTENCE_END = re.compile(r"[.!?…。！？][\"'”’»)\]]*(?=\s|$)|[。！？\n]")

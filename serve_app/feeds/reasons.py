@@ -14,7 +14,7 @@ import aiohttp
 import yarl
 
 from serve_app.errors import FetchError
-from serve_app.settings import FeedsSettings
+from serve_app.settings_feeds import FeedsSettings
 
 STATUS = {
     401: "it wants a password (401); put user:password@ into the address if you have one; it is not shown",

@@ -24,9 +24,11 @@ from serve_app.live import Live
 from serve_app.messages import Answer, Ask, Generate, Sampling
 from serve_app.messages_feeds import Article, Feed
 from serve_app.metrics import Metrics
-from serve_app.settings import AppSettings, FeedsSettings
+from serve_app.settings import AppSettings
+from serve_app.settings_feeds import FeedsSettings
 from serve_app.store.articles import ArticleStore, LeaseLost
 from serve_app.store.database import Database
+from serve_app.store.feed_list import NO_OPTIONS
 from serve_app.store.websub import SubscriptionStore
 
 log = logging.getLogger(__name__)
@@ -72,8 +74,8 @@ class FeedsService:
             return
         self._loop.reconfigure(settings)
 
-    async def add_feed(self, url: str) -> Feed:
-        """Follow a feed from now on.
+    async def add_feed(self, url: str, options: Mapping[str, Any] = NO_OPTIONS) -> Feed:
+        """Follow a feed from now on, with options of its own (the JSON of FeedOptions).
 
         Raises:
             BadRequest: no feed can have this address.
@@ -83,7 +85,7 @@ class FeedsService:
             check_feed_url(url)
         except ValueError as error:
             raise BadRequest(str(error), param="url") from None
-        feed = await asyncio.to_thread(self._store.add_feed, url, time.time())
+        feed = await asyncio.to_thread(self._store.add_feed, url, time.time(), options)
         self._wake()
         return feed
 
@@ -95,6 +97,17 @@ class FeedsService:
             Conflict: the configuration names it.
         """
         await asyncio.to_thread(self._store.remove_feed, feed_id)
+
+    async def change_feed(self, feed_id: str, options: Mapping[str, Any]) -> Feed:
+        """Give a feed that the API added other options.
+
+        Raises:
+            NotFound: there is no such feed.
+            Conflict: the configuration names it.
+        """
+        feed = await asyncio.to_thread(self._store.change_feed, feed_id, options)
+        self._wake()
+        return feed
 
     async def refresh_feed(self, feed_id: str) -> Feed:
         """Check a feed now.

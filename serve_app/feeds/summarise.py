@@ -16,7 +16,7 @@ from serve_app.feeds.prompt import accept, clean
 from serve_app.messages import REUSED, Answer
 from serve_app.messages_feeds import Article, Summary
 from serve_app.metrics import Metrics
-from serve_app.settings import FeedsSettings
+from serve_app.settings_feeds import FeedsSettings
 from serve_app.store.articles import ArticleStore
 
 log = logging.getLogger(__name__)

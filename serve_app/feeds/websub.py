@@ -18,7 +18,7 @@ from dataclasses import dataclass
 
 from serve_app.errors import FetchError, NotFound
 from serve_app.feed_url import MAX_FEED_URL
-from serve_app.settings import FeedsSettings
+from serve_app.settings_feeds import FeedsSettings
 from serve_app.store.websub import Subscription, SubscriptionStore
 
 log = logging.getLogger(__name__)

@@ -125,4 +125,5 @@ def article_values(article: Article) -> dict[str, Any]:
 
 def feed_of(row: Row[Any], counts: Iterable[tuple[ArticleState, int]]) -> Feed:
     """A row of `feeds`, with its articles counted by state, as a Feed."""
-    return Feed(**row._mapping, num_articles=tuple(sorted(counts, key=lambda pair: STATES.index(pair[0]))))
+    values = {**row._mapping, "options": json.loads(row.options or "{}")}
+    return Feed(**values, num_articles=tuple(sorted(counts, key=lambda pair: STATES.index(pair[0]))))

@@ -7,7 +7,9 @@ Tests: tests/contract_store/articles.py.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Sequence
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from types import MappingProxyType
 from typing import Any
 
 from sqlalchemy import Connection, delete, func, select, update
@@ -15,12 +17,13 @@ from sqlalchemy import Connection, delete, func, select, update
 from serve_app.errors import BadRequest, Conflict, NotFound
 from serve_app.feed_url import check_feed_url
 from serve_app.messages_feeds import ArticleState, Feed
-from serve_app.settings import FeedEntry
+from serve_app.settings_feeds import FeedEntry, FeedOptions
 from serve_app.store import article_rows, leases
 from serve_app.store.database import Database
 from serve_app.store.schema import articles, feeds, results, websub
 
 LEASE = "feeds"
+NO_OPTIONS: Mapping[str, Any] = MappingProxyType({})
 
 
 def feed_id(url: str) -> str:
@@ -61,8 +64,10 @@ class FeedList:
             rows = connection.execute(select(feeds.c.id, feeds.c.url, feeds.c.moved_to))
             return {own: (url, moved_to) if moved_to else (url,) for own, url, moved_to in rows}
 
-    def add_feed(self, url: str, now: float) -> Feed:
-        """Put a feed on the list. One that the configuration had named and dropped comes back.
+    def add_feed(self, url: str, now: float, options: Mapping[str, Any] = NO_OPTIONS) -> Feed:
+        """Put a feed on the list. One that the configuration had named and dropped comes back, with what is given here.
+
+        `options` are the JSON of settings_feeds.FeedOptions.
 
         Raises:
             BadRequest: no feed can have this address.
@@ -77,8 +82,9 @@ class FeedList:
             if known is not None and known.state != "paused":
                 raise Conflict(f"this feed is on the list already, as {known.id}", param="url")
             if known is not None:
-                connection.execute(_update(known.id, origin="api", state=_state_after(known), next_check_at=now))
-            elif not self._database.insert_new(connection, feeds, _row(url, "api", "", now)):
+                own = {"title": options.get("title") or known.title, "options": _json(options)}
+                connection.execute(_update(known.id, origin="api", state=_state_after(known), next_check_at=now, **own))
+            elif not self._database.insert_new(connection, feeds, _row(url, "api", options, now)):
                 raise Conflict(f"this feed is on the list already, as {feed_id(url)}", param="url")
             return _one(connection, feed_id(url))
 
@@ -98,6 +104,27 @@ class FeedList:
             connection.execute(delete(results).where(results.c.article_id.in_(own)))
             connection.execute(delete(articles).where(articles.c.feed_id == feed_id))
             connection.execute(delete(feeds).where(feeds.c.id == feed_id))
+
+    def change_feed(self, feed_id: str, options: Mapping[str, Any]) -> Feed:
+        """Give a feed that the API added other options. One of None is as for all feeds again; what is not named stays.
+
+        Raises:
+            NotFound: no feed has this id.
+            Conflict: the configuration names it.
+        """
+        with self._database.begin() as connection:
+            if (feed := _locked(connection, feed_id)).origin == "config":
+                raise Conflict("the configuration names this feed; change its options there")
+            own = {name: value for name, value in {**feed.options, **options}.items() if value is not None}
+            connection.execute(_update(feed_id, title=own.get("title") or feed.title, options=_json(own)))
+            return _one(connection, feed_id)
+
+    def options_of(self, feed_id: str) -> FeedOptions:
+        """A feed's own options; none where there is no such feed. What this version does not know is left out."""
+        with self._database.read() as connection:
+            kept = connection.execute(select(feeds.c.options).where(feeds.c.id == feed_id)).scalar_one_or_none()
+        known = {name: value for name, value in json.loads(kept or "{}").items() if name in FeedOptions.model_fields}
+        return FeedOptions.load(known, "options")
 
     def refresh(self, feed_id: str, now: float) -> Feed:
         """Make a feed due; one that is gone gets another chance.
@@ -125,7 +152,7 @@ class FeedList:
             leases.require(connection, LEASE, holder)
             named = {entry.url: entry for entry in entries}
             if named:  # those that are there already, even since a moment ago, stay
-                rows = [_row(url, "config", entry.title or "", now) for url, entry in sorted(named.items())]
+                rows = [_row(url, "config", entry.options, now) for url, entry in sorted(named.items())]
                 connection.execute(self._database.insert(feeds).values(rows).on_conflict_do_nothing())
             for row in connection.execute(select(feeds).order_by(feeds.c.id).with_for_update()).all():
                 if row.url in named:
@@ -135,7 +162,7 @@ class FeedList:
 
 
 def _named(row: Any, entry: FeedEntry, now: float) -> dict[str, Any]:
-    values: dict[str, Any] = {"origin": "config", "title": entry.title or row.title}
+    values: dict[str, Any] = {"origin": "config", "title": entry.title or row.title, "options": _json(entry.options)}
     if row.state == "paused":
         values |= {"state": _state_after(row), "next_check_at": now}
     return values
@@ -148,17 +175,22 @@ def _state_after(row: Any) -> str:
     return "failing" if row.num_errors else "ok"
 
 
-def _row(url: str, origin: str, title: str, now: float) -> dict[str, Any]:
+def _row(url: str, origin: str, options: Mapping[str, Any], now: float) -> dict[str, Any]:
     return {
         "id": feed_id(url),
         "url": url,
         "origin": origin,
         "state": "new",
-        "title": title,
+        "title": options.get("title") or "",
+        "options": _json(options),
         "num_errors": 0,
         "next_check_at": now,
         "created_at": now,
     }
+
+
+def _json(options: Mapping[str, Any]) -> str | None:
+    return json.dumps(dict(options), sort_keys=True) if options else None
 
 
 def _update(feed_id: str, **values: Any) -> Any:

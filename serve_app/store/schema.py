@@ -66,6 +66,7 @@ feeds = Table(
     Column("skips", CleanString),  # hours and days, as feeds/hints.py writes them
     Column("entry_gap_s", Float),  # usual time between two entries
     Column("newest_at", Float),
+    Column("options", CleanText),  # JSON of settings_feeds.FeedOptions; NULL: none
     Index("feeds_next_check_at", "next_check_at"),
 )
 

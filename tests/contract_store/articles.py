@@ -9,7 +9,7 @@ import pytest
 
 from serve_app.errors import Conflict, NotFound
 from serve_app.messages_feeds import ArticleQuery, Feed
-from serve_app.settings import FeedEntry
+from serve_app.settings_feeds import FeedEntry
 from serve_app.store.articles import LEASE, ArticleStore, LeaseLost
 from serve_app.store.database import Database
 from serve_app.store.feed_list import feed_id

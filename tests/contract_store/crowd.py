@@ -10,7 +10,7 @@ from collections.abc import Callable
 from sqlalchemy import select
 
 from serve_app.errors import Conflict, NotFound
-from serve_app.settings import FeedEntry
+from serve_app.settings_feeds import FeedEntry
 from serve_app.store import leases
 from serve_app.store.answers import AnswerStore
 from serve_app.store.articles import LEASE, ArticleStore, LeaseLost

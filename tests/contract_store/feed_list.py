@@ -8,7 +8,7 @@ import pytest
 
 from serve_app.errors import BadRequest, Conflict, NotFound
 from serve_app.messages_feeds import Feed
-from serve_app.settings import FeedEntry
+from serve_app.settings_feeds import FeedEntry, FeedOptions
 from serve_app.store.articles import LEASE, ArticleStore
 from serve_app.store.database import Database
 from serve_app.store.records import FeedFailure
@@ -25,7 +25,7 @@ def store(database: Database) -> ArticleStore:
 def test_configured_feeds_are_added_paused_when_they_leave_and_revived_when_they_come_back(store: ArticleStore) -> None:
     store.sync_configured(ME, [FeedEntry(url=URL, title="Own title"), FeedEntry(url="sample:")], 1.0)
     store.add_feed(OTHER, 2.0)
-    new = Feed(FEED, URL, "config", "new", "Own title", 1.0, 1.0)
+    new = Feed(FEED, URL, "config", "new", "Own title", 1.0, 1.0, options={"title": "Own title"})
     assert store.feed(FEED) == new
     store.sync_configured(ME, [], 3.0)
     assert {feed.url: feed.state for feed in store.feeds()} == {URL: "paused", "sample:": "paused", OTHER: "new"}
@@ -45,6 +45,26 @@ def test_a_feed_is_added_once_and_found_by_its_id(store: ArticleStore) -> None:
         store.add_feed("file:///etc/hostname", 6.0)
     with pytest.raises(NotFound):
         store.feed("nope")
+
+
+def test_the_configuration_gives_a_feed_options_and_takes_them_back(store: ArticleStore) -> None:
+    store.sync_configured(ME, [FeedEntry(url=URL, full_text=False)], 1.0)
+    assert (store.feed(FEED).options, store.options_of(FEED)) == ({"full_text": False}, FeedOptions(full_text=False))
+    with pytest.raises(Conflict, match="change its options there"):
+        store.change_feed(FEED, {"full_text": True})
+    store.sync_configured(ME, [FeedEntry(url=URL)], 2.0)
+    assert (store.feed(FEED).options, store.options_of(FEED)) == ({}, FeedOptions())
+    assert store.options_of("nope") == FeedOptions()
+
+
+def test_a_feed_that_was_added_changes_what_is_named(store: ArticleStore) -> None:
+    store.add_feed(URL, 1.0, {"title": "Given title", "full_text": True})
+    assert store.change_feed(FEED, {}) == store.feed(FEED)
+    assert (store.feed(FEED).title, store.feed(FEED).options) == ("Given title", {"title": "Given title", "full_text": True})
+    assert store.change_feed(FEED, {"title": "Other title", "full_text": None}).options == {"title": "Other title"}
+    assert store.feed(FEED).title == "Other title"
+    with pytest.raises(NotFound):
+        store.change_feed("nope", {"title": "Title"})
 
 
 def test_a_feed_of_the_configuration_cannot_be_removed_but_others_go_with_their_articles(store: ArticleStore) -> None:

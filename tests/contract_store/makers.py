@@ -6,7 +6,7 @@ from dataclasses import replace
 
 from serve_app.feeds.decide import article_id
 from serve_app.messages_feeds import Article, Summary
-from serve_app.settings import FeedEntry
+from serve_app.settings_feeds import FeedEntry
 from serve_app.store.articles import ArticleStore
 from serve_app.store.feed_list import feed_id
 from serve_app.store.records import FeedCheck

@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import pytest
 
-from serve_app.settings import FeedEntry
+from serve_app.settings_feeds import FeedEntry
 from serve_app.store.articles import LEASE, ArticleStore
 from serve_app.store.database import Database
 from serve_app.store.websub import Subscription, SubscriptionStore

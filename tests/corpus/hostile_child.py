@@ -23,7 +23,7 @@ from serve_app.feeds.parsing import Parsers
 from serve_app.messages import Answer
 from serve_app.messages_feeds import Article
 from serve_app.metrics import Metrics
-from serve_app.settings import FeedsSettings
+from serve_app.settings_feeds import FeedsSettings
 from serve_app.store.articles import ArticleStore
 from serve_app.store.database import Database
 from tests.fast.fakes_feeds import answer, until

@@ -20,8 +20,8 @@ from serve_app.feeds.prompt import question
 from serve_app.messages import Answer, Ask, Chunk, Finish, Generate, Item, Sampling, Usage
 from serve_app.messages_feeds import Article
 from serve_app.metrics import Metrics
-from serve_app.settings import FeedsSettings
 from serve_app.settings_cache import CacheSettings
+from serve_app.settings_feeds import FeedsSettings
 from serve_app.store.answers import StoredAnswer
 from serve_app.store.articles import ArticleStore
 from serve_app.store.database import Database

@@ -13,7 +13,7 @@ from sqlalchemy import func, select
 from serve_app.feeds.loop import FeedsLoop
 from serve_app.messages_feeds import Feed
 from serve_app.metrics import Metrics
-from serve_app.settings import FeedsSettings
+from serve_app.settings_feeds import FeedsSettings
 from serve_app.store.articles import ArticleStore
 from serve_app.store.database import Database
 from serve_app.store.schema import articles, results

@@ -104,6 +104,7 @@ class FakeServices:
     queried: list[ArticleQuery] = field(default_factory=list)
     observed: list[tuple[str, str, int]] = field(default_factory=list)
     verified: list[Verification] = field(default_factory=list)
+    changed: list[tuple[str, dict[str, Any]]] = field(default_factory=list)
     pushed: list[tuple[bytes, str | None, str]] = field(default_factory=list)
     all_articles: list[Article] = field(default_factory=list)
     all_feeds: dict[str, Feed] = field(default_factory=dict)
@@ -236,10 +237,10 @@ class FakeServices:
         self._fail("feeds")
         return tuple(self.all_feeds.values())
 
-    async def add_feed(self, url: str) -> Feed:
+    async def add_feed(self, url: str, options: dict[str, Any]) -> Feed:
         if any(known.url == url for known in self.all_feeds.values()):
             raise Conflict(f"url: {url} is there already")
-        added = feed(f"feed{len(self.all_feeds)}", url=url, origin="api", state="new", title="")
+        added = feed(f"feed{len(self.all_feeds)}", url=url, origin="api", state="new", title=options.get("title", ""), options=options)
         self.all_feeds[added.id] = added
         return added
 
@@ -247,6 +248,13 @@ class FakeServices:
         if self._feed(id).origin == "config":
             raise Conflict("the configuration names this feed; remove it there")
         del self.all_feeds[id]
+
+    async def change_feed(self, id: str, options: dict[str, Any]) -> Feed:
+        known = self._feed(id)
+        if known.origin == "config":
+            raise Conflict("the configuration names this feed; change it there")
+        self.changed.append((id, options))
+        return known
 
     async def refresh_feed(self, id: str) -> Feed:
         return self._feed(id)

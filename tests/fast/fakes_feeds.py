@@ -18,7 +18,7 @@ from serve_app.feeds.fetch import Fetched, NotModified
 from serve_app.feeds.pacing import host_scope
 from serve_app.messages import Answer, Finish, Opening, Outcome, Usage
 from serve_app.messages_feeds import Article
-from serve_app.settings import FeedEntry, FeedsSettings
+from serve_app.settings_feeds import FeedEntry, FeedsSettings
 
 LONG = "The release brings a faster scheduler, two bug fixes and a new page of documentation for people who run it at home on one machine."
 

@@ -130,6 +130,26 @@ async def test_feeds_are_added_listed_checked_and_removed() -> None:
     assert list(services.all_feeds) == ["feed0"]
 
 
+async def test_a_feed_has_a_title_and_options_of_its_own() -> None:
+    services = FakeServices(all_feeds={"feed0": feed(origin="api")})
+    client = client_of(services)
+    added = await client.post("/v1/feeds", json={"url": "https://example.org/new", "options": {"title": "Own", "full_text": True}})
+    assert (added.status_code, added.json()["title"], added.json()["options"]) == (201, "Own", {"title": "Own", "full_text": True})
+    assert (await client.patch("/v1/feeds/feed0", json={"options": {"full_text": None}})).status_code == 200
+    assert (await client.patch("/v1/feeds/feed0", json={"options": {"title": "Other"}})).status_code == 200
+    assert services.changed == [("feed0", {"full_text": None}), ("feed0", {"title": "Other"})]
+
+
+@pytest.mark.parametrize(("options", "problem"), [({"full_text": "yes"}, "options.full_text"), ({"fulltext": True}, "full_text")])
+@pytest.mark.parametrize("method", ["POST", "PATCH"])
+async def test_bad_options_are_refused_by_name(method: str, options: dict[str, Any], problem: str) -> None:
+    services = FakeServices(all_feeds={"feed0": feed(origin="api")})
+    path, body = ("/v1/feeds", {"url": "https://example.org/new"}) if method == "POST" else ("/v1/feeds/feed0", {})
+    reply = await client_of(services).request(method, path, json={**body, "options": options})
+    assert reply.status_code == 400
+    assert problem in reply.json()["error"]["message"]
+
+
 async def test_no_reply_shows_the_password_of_a_feeds_address() -> None:
     client = client_of(FakeServices())
     added = await client.post("/v1/feeds", json={"url": "https://ann:secret@example.org/feed"})

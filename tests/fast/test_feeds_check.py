@@ -13,7 +13,7 @@ from serve_app.feeds.decide import article_id
 from serve_app.feeds.fetch import Fetcher
 from serve_app.messages_feeds import ArticleQuery, Feed
 from serve_app.metrics import Metrics
-from serve_app.settings import FeedEntry
+from serve_app.settings_feeds import FeedEntry
 from serve_app.store.articles import LEASE, ArticleStore, LeaseLost
 from serve_app.store.database import Database
 from serve_app.store.feed_list import feed_id

@@ -10,7 +10,7 @@ from serve_app.feeds.decide import Decision, Hints, article_id, decide, next_che
 from serve_app.feeds.parse import Entry, ParsedFeed
 from serve_app.feeds.text import text_hash
 from serve_app.messages_feeds import Feed
-from serve_app.settings import FeedsSettings
+from serve_app.settings_feeds import FeedsSettings
 from serve_app.store.records import KnownArticle, Rename, Rhythm
 
 SETTINGS = FeedsSettings(poll_interval_s=3600.0, min_interval_s=900.0, max_interval_s=86_400.0, min_words=3, max_new_per_check=2)

@@ -12,7 +12,7 @@ from serve_app.errors import BadRequest, Cancelled, ContextLengthExceeded, Fetch
 from serve_app.feeds.loop import FeedsLoop
 from serve_app.messages_feeds import Article, ArticleQuery, Feed, Summary
 from serve_app.metrics import Metrics
-from serve_app.settings import FeedsSettings
+from serve_app.settings_feeds import FeedsSettings
 from serve_app.store.articles import LEASE, ArticleStore
 from serve_app.store.database import Database
 from serve_app.store.feed_list import feed_id

@@ -9,7 +9,7 @@ import pytest
 from serve_app.feeds.prompt import accept, clean, cut, question
 from serve_app.messages import FinishReason
 from serve_app.messages_feeds import Article
-from serve_app.settings import SummaryPrompt
+from serve_app.settings_feeds import SummaryPrompt
 
 ARTICLE = Article("i", "f", "g", "", "Title", "", None, 0.0, 0.0, "Text one. Text two.", "h", "pending")
 

@@ -129,6 +129,16 @@ async def test_with_bad_first_settings_nothing_starts(world: World) -> None:
         assert (service._loop, service._task) == (None, None)
 
 
+async def test_a_feed_that_was_added_is_changed_and_one_of_the_configuration_is_not(world: World) -> None:
+    async with world.service() as service:
+        await service.tune(world.config())
+        added = await service.add_feed("https://feed.test/own", {"title": "Own", "full_text": True})
+        assert (added.title, added.options) == ("Own", {"title": "Own", "full_text": True})
+        assert (await service.change_feed(added.id, {"full_text": None})).options == {"title": "Own"}
+        with pytest.raises(NotFound):
+            await service.change_feed("nope", {})
+
+
 async def test_a_feed_that_is_added_is_read_at_once_and_its_articles_go_with_it(world: World) -> None:
     world.server.entry("a")
     async with world.service() as service:

@@ -16,7 +16,8 @@ from aiohttp import ClientSession, web
 from serve_app.errors import ConfigError, FetchError, NotFound
 from serve_app.feeds.service import FeedsService
 from serve_app.feeds.websub import LEASE_S, RENEW_AT, VERIFY_S, Subscriber, Verification, callback, form, is_signed, wanted
-from serve_app.settings import AppSettings, FeedEntry, FeedsSettings, ModelSettings
+from serve_app.settings import AppSettings, ModelSettings
+from serve_app.settings_feeds import FeedEntry, FeedsSettings
 from serve_app.store.articles import LEASE, ArticleStore
 from serve_app.store.database import Database
 from serve_app.store.feed_list import feed_id

@@ -38,7 +38,7 @@ class FakeCalls:
         self.settings_errors: list[str | None] = []
         self.metrics = Metrics()
         self.broken: dict[str, Exception] = {}
-        self.asked: list[tuple[str, ...]] = []
+        self.asked: list[tuple[Any, ...]] = []
         self.num_card_calls = 0
         self.num_asked = 0
         self.replay_s = 0.0
@@ -241,14 +241,21 @@ async def test_answers_come_from_the_answer_cache(world: World) -> None:
 
 async def test_changes_of_feeds_go_to_feeds_and_its_errors_come_back(world: World) -> None:
     url = "https://example.org/feed"
-    assert (await world.services.add_feed(url)).url == url
+    assert (await world.services.add_feed(url, {"full_text": True})).url == url
+    await world.services.change_feed("feed0", {"full_text": None})
     await world.services.refresh_feed("feed0")
     await world.services.remove_feed("feed0")
     await world.services.retry_article("a0")
-    assert world.calls.asked == [("add_feed", url), ("refresh_feed", "feed0"), ("remove_feed", "feed0"), ("retry_article", "a0")]
+    assert world.calls.asked == [
+        ("add_feed", url, {"full_text": True}),
+        ("change_feed", "feed0", {"full_text": None}),
+        ("refresh_feed", "feed0"),
+        ("remove_feed", "feed0"),
+        ("retry_article", "a0"),
+    ]
     world.calls.broken["add_feed"] = Conflict("it is there already")
     with pytest.raises(Conflict, match="it is there already"):
-        await world.services.add_feed(url)
+        await world.services.add_feed(url, {})
 
 
 async def test_feeds_and_articles_are_read_from_the_store_although_feeds_is_gone(world: World) -> None:

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from serve_app import messages
+from serve_app import messages, messages_feeds
 from serve_app.errors import Overloaded
 from serve_app.messages import Answer, Ask, CachePolicy, Chunk, Failed, Generate, Message, Opening, Sampling, Selection, Usage
 from serve_app.messages_feeds import ArticlePage, ArticleQuery
@@ -40,7 +40,9 @@ EXAMPLES: list[Any] = [
 
 
 def test_there_is_an_example_of_every_message() -> None:
-    defined = {cls for cls in vars(messages).values() if dataclasses.is_dataclass(cls) and cls.__module__ == messages.__name__}
+    modules = (messages, messages_feeds)
+    named = {module.__name__ for module in modules}
+    defined = {cls for module in modules for cls in vars(module).values() if dataclasses.is_dataclass(cls) and cls.__module__ in named}
     assert {type(example) for example in EXAMPLES} == defined
 
 

@@ -10,20 +10,10 @@ import pytest
 from serve_app.errors import ConfigError
 from serve_app.feed_url import SAMPLE_FEED, check_feed_url, masked
 from serve_app.live import Live
-from serve_app.settings import (
-    EMBEDDED_MODEL,
-    USER_CONFIGS,
-    AppSettings,
-    FeedEntry,
-    FeedsSettings,
-    IngressSettings,
-    ModelSettings,
-    ModelTuning,
-    SamplingDefaults,
-    SummaryPrompt,
-)
+from serve_app.settings import EMBEDDED_MODEL, USER_CONFIGS, AppSettings, IngressSettings, ModelSettings, ModelTuning, SamplingDefaults
 from serve_app.settings_base import Settings
 from serve_app.settings_cache import CacheSettings
+from serve_app.settings_feeds import FeedEntry, FeedsSettings, SummaryPrompt
 
 
 def problems_of(cls: type[Settings], data: Any, where: str = "") -> list[str]:
@@ -50,7 +40,7 @@ def test_what_is_loaded_can_be_written_and_loaded_again(cls: type[Settings]) -> 
         (IngressSettings, {"sampling": {"temprature": 0}}, "args.sampling.temprature: unknown key; did you mean temperature?"),
         (FeedsSettings, {"feeds": [{"url": SAMPLE_FEED, "titel": "x"}]}, "args.feeds[0].titel: unknown key; did you mean title?"),
         (FeedsSettings, {"summary": {"templat": "x"}}, "args.summary.templat: unknown key; did you mean template?"),
-        (FeedEntry, {"url": SAMPLE_FEED, "zzz": 1}, "args.zzz: unknown key; remove it (known: title, url)"),
+        (FeedEntry, {"url": SAMPLE_FEED, "zzz": 1}, "args.zzz: unknown key; remove it (known: full_text, title, url)"),
     ],
 )
 def test_an_unknown_key_names_its_place_and_the_nearest_known_key(cls: type[Settings], data: dict[str, Any], problem: str) -> None:

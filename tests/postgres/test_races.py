@@ -12,7 +12,7 @@ import pytest
 from sqlalchemy import event, select
 
 from serve_app.errors import Conflict, NotFound
-from serve_app.settings import FeedEntry
+from serve_app.settings_feeds import FeedEntry
 from serve_app.store import leases
 from serve_app.store.answers import AnswerStore
 from serve_app.store.articles import LEASE, ArticleStore, LeaseLost

@@ -11,7 +11,7 @@ from serve_app.cache.key import answer_key
 from serve_app.feeds.prompt import clean, question
 from serve_app.messages import Ask, Generate, Sampling
 from serve_app.messages_feeds import Article
-from serve_app.settings import SummaryPrompt
+from serve_app.settings_feeds import SummaryPrompt
 from serve_app.store.database import Database
 from serve_app.store.schema import answers, articles, ledger, results
 from tests.ray.conftest import MAX_IN_FLIGHT, SUMMARY
