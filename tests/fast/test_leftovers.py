@@ -36,7 +36,9 @@ def start() -> Iterator[Start]:
 
     yield begin
     for process in started:
-        process.kill()
+        children = psutil.Process(process.pid).children() if process.poll() is None else []
+        for each in (*children, process):
+            each.kill()
         process.wait()
 
 
