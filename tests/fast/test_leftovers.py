@@ -36,9 +36,9 @@ def start() -> Iterator[Start]:
 
     yield begin
     for process in started:
-        children = psutil.Process(process.pid).children() if process.poll() is None else []
-        for each in (*children, process):
-            each.kill()
+        for child in psutil.Process(process.pid).children() if process.poll() is None else []:
+            child.kill()
+        process.kill()
         process.wait()
 
 
