@@ -9,6 +9,7 @@ from pydantic import Field, model_validator
 
 from serve_app.feed_url import SAMPLE_FEED, check_feed_url, masked
 from serve_app.settings_base import Seconds, Settings
+from serve_app.settings_webhooks import Webhook
 
 STRIPE_FEED = "https://stripe.com/blog/feed.rss"
 
@@ -85,6 +86,7 @@ class FeedsSettings(Settings):
     websub_callback_url: str | None = Field(
         None, description="this server as hubs reach it, https://host[:port][/prefix]: feeds that name a hub are then pushed (WebSub)"
     )
+    webhooks: tuple[Webhook, ...] = Field((), max_length=32, description="who is told of summaries and failures; see docs/webhooks.md")
     contact: str = Field("", description="address or URL put into the User-Agent, for the people whose feeds you read")
 
     @model_validator(mode="after")
@@ -92,6 +94,10 @@ class FeedsSettings(Settings):
         urls = [feed.url for feed in self.feeds]
         for url in sorted({url for url in urls if urls.count(url) > 1}):
             raise ValueError(f"feeds lists {masked(url)} twice; remove one")
+        hooks = [webhook.url for webhook in self.webhooks]
+        for webhook in self.webhooks:
+            if hooks.count(webhook.url) > 1:
+                raise ValueError(f"webhooks lists {webhook.shown} twice; make one of the two, with the events of both")
         if self.min_interval_s > self.max_interval_s:
             raise ValueError("min_interval_s is greater than max_interval_s; swap them")
         if self.poll_interval_s < self.min_interval_s:
