@@ -31,6 +31,7 @@ from serve_app.store.database import Database
 from serve_app.store.ledger import Ledger
 from serve_app.store.open_answers import open_answers
 from serve_app.store.similar import SimilarStore
+from serve_app.store.webhooks import Delivery, Health, WebhookStore
 
 log = logging.getLogger(__name__)
 
@@ -69,6 +70,7 @@ class GraphServices:
         self._calls = calls
         self._database = Database(app.database)
         self._articles = ArticleStore(self._database)
+        self._webhooks = WebhookStore(self._database)
         self._ledger = Ledger(self._database)
         self._cards: tuple[ModelCard, ...] = ()
         self._num_asking = 0
@@ -174,6 +176,18 @@ class GraphServices:
 
     async def take_push(self, id: str, token: str, body: bytes, content_type: str | None, signature: str) -> None:
         await self._calls.feeds("take_push", id, token, body, content_type, signature)
+
+    async def webhooks(self) -> tuple[Health, ...]:
+        return await asyncio.to_thread(self._webhooks.health)
+
+    async def dead_letters(self, id: str, limit: int) -> tuple[Delivery, ...]:
+        return await asyncio.to_thread(self._webhooks.dead, id, limit)
+
+    async def redeliver(self, id: str, ids: tuple[str, ...] | None) -> int:
+        return int(await self._calls.feeds("redeliver", id, ids))
+
+    async def test_webhook(self, id: str) -> str:
+        return str(await self._calls.feeds("test_webhook", id))
 
     async def report(self) -> dict[str, Any]:
         await self._calls.broadcast("flush")  # so that the books are those of this moment

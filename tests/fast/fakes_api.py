@@ -26,6 +26,7 @@ from serve_app.logprobs import Candidate, TokenLogprob
 from serve_app.messages import Answer, Ask, Chunk, Failed, Finish, FinishReason, Item, ModelCard, Opening, Outcome, Usage
 from serve_app.messages_feeds import Article, ArticlePage, ArticleQuery, Feed, Summary
 from serve_app.settings import IngressSettings
+from serve_app.store.webhooks import Delivery, Health
 
 MODEL = "tiny/model"
 KEY = "a" * 64
@@ -112,6 +113,9 @@ class FakeServices:
     the_report: dict[str, Any] = field(default_factory=dict)
     the_stored: StoredAnswers | None = None
     key_sha256: str | None = None
+    all_webhooks: list[Health] = field(default_factory=list)
+    dead: list[Delivery] = field(default_factory=list)
+    sent_again: list[tuple[str, tuple[str, ...] | None]] = field(default_factory=list)
     broken: dict[str, Exception] = field(default_factory=dict)
     closed: asyncio.Event = field(default_factory=asyncio.Event)
     waiting: asyncio.Event = field(default_factory=asyncio.Event)
@@ -271,6 +275,30 @@ class FakeServices:
     def _subscription(self, id: str, token: str) -> None:
         if (id, token) != ("feed0", "secret"):
             raise NotFound("there is no such subscription")
+
+    async def webhooks(self) -> tuple[Health, ...]:
+        self._fail("webhooks")
+        return tuple(self.all_webhooks)
+
+    async def dead_letters(self, id: str, limit: int) -> tuple[Delivery, ...]:
+        self._webhook(id)
+        return tuple(self.dead[:limit])
+
+    async def redeliver(self, id: str, ids: tuple[str, ...] | None) -> int:
+        self._webhook(id)
+        self.sent_again.append((id, ids))
+        return len(self.dead if ids is None else ids)
+
+    async def test_webhook(self, id: str) -> str:
+        if self._webhook(id).state != "active":
+            raise Conflict("this webhook is disabled; change its settings to begin again")
+        return "msg_test"
+
+    def _webhook(self, id: str) -> Health:
+        for known in self.all_webhooks:
+            if known.id == id:
+                return known
+        raise NotFound(f"there is no webhook {id}")
 
     async def report(self) -> dict[str, Any]:
         self._fail("report")

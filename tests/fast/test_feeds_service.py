@@ -17,6 +17,7 @@ from serve_app.messages_feeds import Article, ArticleQuery, Feed
 from serve_app.settings import AppSettings, ModelSettings
 from serve_app.store.articles import LEASE, ArticleStore
 from serve_app.store.database import Database
+from serve_app.store.webhooks import WebhookStore
 from tests.fast.fakes_feeds import FakeFeedServer, answer, until
 
 
@@ -226,3 +227,25 @@ async def test_a_stop_right_after_the_start_leaves_no_loop_behind(world: World) 
     assert service._task is not None
     assert service._task.done()
     assert world.store.lease(LEASE, "next", 0.0, 10.0), "the lease is free"
+
+
+async def test_a_summary_reaches_its_webhook_also_after_a_restart_and_once(world: World) -> None:
+    world.server.entry("a")
+    hook = {"url": world.server.hang("/in"), "secret": "whsec_" + "A" * 32}
+    async with world.service() as service:
+        await service.tune(world.config(world.server.url(), webhooks=[hook]))
+        await until(lambda: [request.path for request in world.server.requests].count("/in") == 1)
+    webhooks = WebhookStore(world.database)
+    assert [(one.pending, one.num_delivered) for one in webhooks.health()] == [(1, 0)], "killed while it was sent: it stays"
+    world.server.entry("b")
+    moved = {**hook, "url": world.server.serve("/other", b"")}
+    async with world.service("two") as service:
+        await service.tune(world.config(world.server.url(), webhooks=[moved]))
+        await service.refresh_feed(next(iter(world.feeds().values())).id)
+        await until(lambda: [one.num_delivered for one in webhooks.health() if one.state == "active"] == [1])
+        (active,) = (one for one in webhooks.health() if one.state == "active")
+        assert await service.test_webhook(active.id)
+        await until(lambda: [one.num_delivered for one in webhooks.health() if one.state == "active"] == [2])
+        assert await service.redeliver(active.id, None) == 0
+        with pytest.raises(NotFound, match="no webhook"):
+            await service.test_webhook("nope")
