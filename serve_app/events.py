@@ -12,7 +12,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from serve_app.feed_url import masked
-from serve_app.messages_feeds import Article, Feed
+from serve_app.messages_feeds import Article, DailyDigest, Feed
 from serve_app.settings_webhooks import EventName, Webhook
 
 NOT_TOLD = ("text", "text_hash", "next_try_at", "summary")  # of an article: the text is long and somebody else's, the rest is ours
@@ -48,7 +48,7 @@ def article_event(article: Article, feed: Feed, at: float) -> Event:
     }
     data = {"object": "article", **told, "feed": {"id": feed.id, "title": feed.title, "url": masked(feed.url)}}
     type: EventName = "article.done" if article.state == "done" else "article.failed"
-    return Event(type, at, data, _names(feed), tuple(getattr(article, "tags", ())))
+    return Event(type, at, data, _names(feed), tags_of(article))
 
 
 def feed_event(feed: Feed, at: float) -> Event:
@@ -56,6 +56,17 @@ def feed_event(feed: Feed, at: float) -> Event:
     names = ("id", "title", "state", "num_errors", "last_status", "last_error", "last_success_at", "next_check_at")
     data = {"object": "feed", **{name: getattr(feed, name) for name in names}, "url": masked(feed.url)}
     return Event("feed.gone" if feed.state == "gone" else "feed.failing", at, data, _names(feed))
+
+
+def digest_event(digest: DailyDigest) -> Event:
+    """A day's digest of a tag is written."""
+    told = {name: value for name, value in asdict(digest).items() if name not in ("reason", "attempts", "next_try_at", "state")}
+    return Event("digest.daily", digest.updated_at, {"object": "digest", **told}, tags=(digest.tag,))
+
+
+def tags_of(article: Article) -> tuple[str, ...]:
+    """The tags of an article, from the one place that has them."""
+    return tuple(getattr(article.summary, "tags", ()))
 
 
 def is_wanted(webhook: Webhook, event: Event) -> bool:

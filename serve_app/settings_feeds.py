@@ -10,6 +10,7 @@ from pydantic import Field, model_validator
 from serve_app.feed_rules import Rule
 from serve_app.feed_url import SAMPLE_FEED, check_feed_url, masked
 from serve_app.settings_base import Seconds, Settings
+from serve_app.settings_daily import DailySettings
 from serve_app.settings_webhooks import Webhook
 
 STRIPE_FEED = "https://stripe.com/blog/feed.rss"
@@ -69,6 +70,7 @@ class FeedsSettings(Settings):
 
     feeds: tuple[FeedEntry, ...] = (FeedEntry(url=STRIPE_FEED), FeedEntry(url=SAMPLE_FEED))
     summary: SummaryPrompt = SummaryPrompt()
+    digest: DailySettings = DailySettings()
     poll_interval_s: Seconds = Field(3600, ge=1, description="between two checks of a feed that gives no hint of its own")
     follow_rate: bool = Field(
         True, description="check after a tenth of the usual time between two entries, between min_interval_s and max_interval_s"

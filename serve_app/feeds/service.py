@@ -15,6 +15,7 @@ from typing import Any
 
 from serve_app.errors import BadRequest, FetchError, NotFound
 from serve_app.feed_url import check_feed_url
+from serve_app.feeds.daily_writer import DailyWriter
 from serve_app.feeds.fetch import Fetcher
 from serve_app.feeds.loop import FeedsLoop
 from serve_app.feeds.parsing import Parsers
@@ -23,12 +24,13 @@ from serve_app.feeds.webhook_post import Poster
 from serve_app.feeds.webhooks import Deliverer
 from serve_app.feeds.websub import Subscriber, Verification
 from serve_app.live import Live
-from serve_app.messages import Answer, Ask, Generate, Sampling
-from serve_app.messages_feeds import Article, Feed
+from serve_app.messages import Answer, Ask, Generate, Message, Sampling
+from serve_app.messages_feeds import Article, DailyDigest, Feed
 from serve_app.metrics import Metrics
 from serve_app.settings import AppSettings
 from serve_app.settings_feeds import FeedsSettings
 from serve_app.store.articles import ArticleStore, LeaseLost
+from serve_app.store.daily import DailyStore
 from serve_app.store.database import Database
 from serve_app.store.feed_list import NO_OPTIONS
 from serve_app.store.webhooks import Outbox, WebhookStore
@@ -56,6 +58,7 @@ class FeedsService:
         self._subscriber: Subscriber | None = None
         self._poster: Poster | None = None
         self._deliverer: Deliverer | None = None
+        self._daily: DailyWriter | None = None
         self._parsers = Parsers()
         self._task: asyncio.Task[None] | None = None
         self.metrics = Metrics()
@@ -77,7 +80,9 @@ class FeedsService:
             self._poster = Poster(settings)
             self._deliverer = Deliverer(self._webhooks, self._poster, self.metrics, self._holder, time.time)
             self._take_webhooks(settings)
-            beside = (self._deliverer.run,)
+            daily = DailyStore(self._database, self._outbox)
+            self._daily = DailyWriter(daily, self._ask_daily, self.metrics, self._holder, time.time, settings, model=self._model)
+            beside = (self._deliverer.run, self._daily.run)
             self._loop = FeedsLoop(*given, model=self._model, parse=self._parsers, subscriber=self._subscriber, beside=beside)
             self._task = asyncio.create_task(self._loop.run())
             # Its first turn, before anybody asks `check`: where Serve runs us on its own event loop it does so at once.
@@ -85,6 +90,8 @@ class FeedsService:
             return
         self._loop.reconfigure(settings)
         self._take_webhooks(settings)
+        if self._daily is not None:
+            self._daily.reconfigure(settings)
 
     async def add_feed(self, url: str, options: Mapping[str, Any] = NO_OPTIONS) -> Feed:
         """Follow a feed from now on, with options of its own (the JSON of FeedOptions).
@@ -223,8 +230,14 @@ class FeedsService:
     async def _ask(self, article: Article, settings: FeedsSettings) -> Answer:
         summary = settings.summary
         sampling = Sampling(max_tokens=summary.max_tokens, frequency_penalty=summary.frequency_penalty)
-        if article.attempts:  # the greedy answer was not accepted, and would come out of the cache again
-            sampling = replace(sampling, temperature=RETRY_TEMPERATURE, seed=article.attempts)
-        request_id = f"article-{article.id}-{uuid.uuid4().hex[:8]}"
-        generate = Generate(request_id, self._model, sampling, question(article, summary), priority="batch")
-        return await self._answer(Ask(generate, feed_id=article.feed_id))
+        return await self._asked(f"article-{article.id}", sampling, question(article, summary), article.attempts, article.feed_id)
+
+    async def _ask_daily(self, digest: DailyDigest, messages: tuple[Message, ...], settings: FeedsSettings) -> Answer:
+        sampling = Sampling(max_tokens=settings.digest.max_tokens, frequency_penalty=settings.digest.frequency_penalty)
+        return await self._asked(f"digest-{digest.date}", sampling, messages, digest.attempts)
+
+    async def _asked(self, what: str, sampling: Sampling, messages: tuple[Message, ...], attempts: int, feed_id: str = "") -> Answer:
+        if attempts:  # the greedy answer was not accepted, and would come out of the cache again
+            sampling = replace(sampling, temperature=RETRY_TEMPERATURE, seed=attempts)
+        generate = Generate(f"{what}-{uuid.uuid4().hex[:8]}", self._model, sampling, messages, priority="batch")
+        return await self._answer(Ask(generate, feed_id=feed_id))
