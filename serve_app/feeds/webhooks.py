@@ -34,6 +34,7 @@ MAX_RETRY_AFTER_S = 86_400.0
 CLAIM_S = 60.0  # far more than a request may take
 PER_WEBHOOK = 2  # messages on their way to one receiver
 IDLE_WAIT_S = 2.0
+SYNC_S = 3600.0  # between two looks for what is too old to be kept
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,13 +113,13 @@ class Deliverer:
         self._environment = environment
         self._idle_wait_s = idle_wait_s
         self._webhooks: tuple[Webhook, ...] = ()
-        self._must_sync = True
+        self._sync_at = float("-inf")
         self._woken = asyncio.Event()
 
     def reconfigure(self, webhooks: tuple[Webhook, ...]) -> None:
         """Send to these from now on."""
         self._webhooks = webhooks
-        self._must_sync = True
+        self._sync_at = float("-inf")
         self.wake()
 
     def wake(self) -> None:
@@ -131,13 +132,13 @@ class Deliverer:
         Raises:
             LeaseLost: another replica sends now.
         """
-        self._must_sync = True
+        self._sync_at = float("-inf")
         slots = Slots(self.wake)
         try:
             while True:
                 slots.check()
-                if self._must_sync:
-                    self._must_sync = False
+                if self._now() >= self._sync_at:
+                    self._sync_at = self._now() + SYNC_S  # before the wait, in which other settings may come
                     await asyncio.to_thread(self._store.sync, self._holder, self._webhooks, self._now())
                 for webhook in self._webhooks:
                     await self._start(webhook, slots)

@@ -9,10 +9,12 @@ import datetime as dt
 import hashlib
 import hmac
 import json
+import socket
 from collections.abc import AsyncIterator
 from typing import Any
 
 import pytest
+from aiohttp.abc import AbstractResolver, ResolveResult
 
 from serve_app.errors import FetchError
 from serve_app.feeds.webhook_post import Poster
@@ -22,7 +24,7 @@ from serve_app.settings_feeds import FeedsSettings
 from serve_app.settings_webhooks import Webhook, signing_key
 from serve_app.store.articles import LEASE, ArticleStore, LeaseLost
 from serve_app.store.database import Database
-from serve_app.store.webhooks import Health, WebhookStore
+from serve_app.store.webhooks import KEEP_S, Health, WebhookStore
 from tests.fast.fakes_feeds import Clock, FakeFeedServer, settings_for, until
 
 SECRET = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw"  # of the standard's own example
@@ -233,6 +235,37 @@ async def test_private_addresses_are_refused_unless_they_are_allowed(url: str) -
     with pytest.raises(FetchError, match=r"private|odd way|belongs to another protocol"):
         await post(url, b"{}", {})
     post.close()
+
+
+class Rebinding(AbstractResolver):
+    """Names that lead to a private address from the second question on."""
+
+    def __init__(self, *addresses: str) -> None:
+        self.addresses = list(addresses)
+
+    async def resolve(self, host: str, port: int = 0, family: socket.AddressFamily = socket.AF_INET) -> list[ResolveResult]:
+        address = self.addresses.pop(0)
+        return [ResolveResult(hostname=host, host=address, port=port, family=family, proto=0, flags=0)]
+
+    async def close(self) -> None:
+        """Nothing to let go of."""
+
+
+async def test_a_name_that_leads_into_a_private_network_is_refused_at_every_try() -> None:
+    post = Poster(FeedsSettings(), resolver=Rebinding("10.0.0.1", "::ffff:127.0.0.1"))
+    for _ in range(2):
+        with pytest.raises(FetchError, match=r"me\.test is in a private or reserved network"):
+            await post("http://me.test/in", b"{}", {})
+    post.close()
+
+
+async def test_what_is_too_old_goes_while_it_runs(world: World) -> None:
+    webhook = world.receiver("/in", 500)
+    world.send(webhook)
+    async with world.sending():
+        await until(lambda: world.health(webhook).num_errors == 1)
+        world.clock.pass_s(KEEP_S + 1)
+        await until(lambda: world.health(webhook).pending == 0)
 
 
 async def test_without_its_variable_a_message_waits_and_says_so(world: World) -> None:
