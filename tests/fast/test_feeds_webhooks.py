@@ -18,7 +18,18 @@ from aiohttp.abc import AbstractResolver, ResolveResult
 
 from serve_app.errors import FetchError
 from serve_app.feeds.webhook_post import Poster
-from serve_app.feeds.webhooks import DELAYS_S, MAX_RETRY_AFTER_S, PER_WEBHOOK, Deliverer, Posted, Verdict, signature, verdict
+from serve_app.feeds.webhooks import (
+    DELAYS_S,
+    MAX_REST_S,
+    MAX_RETRY_AFTER_S,
+    PER_WEBHOOK,
+    Deliverer,
+    Posted,
+    Verdict,
+    rest_s,
+    signature,
+    verdict,
+)
 from serve_app.metrics import Metrics
 from serve_app.settings_feeds import FeedsSettings
 from serve_app.settings_webhooks import Webhook, signing_key
@@ -171,6 +182,7 @@ async def test_after_about_a_day_it_is_a_dead_letter_that_a_person_can_send_agai
             world.clock.pass_s(delay_s)
         await until(lambda: world.health(webhook).dead == 1)
         world.server.serve("/in", b"")
+        world.clock.pass_s(MAX_REST_S)
         assert world.store.redeliver(webhook.id, None, world.clock.now) == 1
         await until(lambda: world.health(webhook).num_delivered == 1)
     assert set(world.got("/in")) == {message_id}
@@ -205,6 +217,21 @@ async def test_a_receiver_that_hangs_delays_no_other(world: World) -> None:
         await until(lambda: world.health(quick).num_delivered == 20)
         assert len(world.got("/slow")) == PER_WEBHOOK
     assert len(set(world.got("/quick"))) == 20
+
+
+async def test_a_receiver_that_is_down_is_not_asked_for_every_message_at_once(world: World) -> None:
+    webhook = world.receiver("/in", 503)
+    ids = world.send(webhook, 10)
+    async with world.sending():
+        await until(lambda: world.health(webhook).num_errors == PER_WEBHOOK)
+        reads = world.clock.num_reads
+        await until(lambda: world.clock.num_reads > reads + 50)
+        assert len(world.got("/in")) == PER_WEBHOOK
+        world.server.serve("/in", b"")
+        world.clock.pass_s(5.0)
+        await until(lambda: world.health(webhook).num_delivered == 10)
+    assert set(world.got("/in")) == set(ids)
+    assert [rest_s(number) for number in (1, 2, 3, 9)] == [1.0, 2.0, 4.0, MAX_REST_S]
 
 
 async def test_one_that_never_answers_is_given_up_in_time(world: World) -> None:
