@@ -7,6 +7,7 @@ import binascii
 import hashlib
 import json
 import re
+import urllib.parse
 from typing import Literal, get_args
 
 from pydantic import Field, model_validator
@@ -52,7 +53,7 @@ class Webhook(Settings):
 
     @model_validator(mode="after")
     def _consistent(self) -> Webhook:
-        if not re.fullmatch(r"https?://[^/?#\s@]+([/?][^#\s]*)?", self.url):
+        if not re.fullmatch(r"https?://[^/?#\s@]+([/?][^#\s]*)?", self.url) or not _is_address(self.url):
             raise ValueError(f"url {masked(self.url)[:200]!r} is no address that can be posted to; write https://host[:port][/path]")
         if (self.secret is None) == (self.secret_env is None):
             raise ValueError("give either secret or secret_env, so that the receiver can tell our messages from others")
@@ -79,3 +80,11 @@ class Webhook(Settings):
     def fingerprint(self) -> str:
         """Another one after any change of its settings."""
         return hashlib.sha256(json.dumps(self.model_dump(mode="json"), sort_keys=True).encode()).hexdigest()[:16]
+
+
+def _is_address(url: str) -> bool:
+    try:
+        parts = urllib.parse.urlsplit(url)
+        return bool(parts.hostname) and parts.port != 0
+    except ValueError:  # a port that is none, a bracket that is never closed
+        return False

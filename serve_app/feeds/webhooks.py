@@ -34,6 +34,8 @@ MAX_RETRY_AFTER_S = 86_400.0
 CLAIM_S = 60.0  # far more than a request may take
 PER_WEBHOOK = 2  # messages on their way to one receiver
 IDLE_WAIT_S = 2.0
+MAX_REST_S = 30.0
+SYNC_S = 3600.0  # between two looks for what is too old to be kept
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,6 +72,11 @@ def verdict(posted: Posted | None, attempts: int, jitter: float) -> Verdict:
     delay_s = DELAYS_S[attempts] * (1 - JITTER + 2 * JITTER * jitter)
     asked_s = posted.retry_after_s if posted is not None and posted.retry_after_s else 0.0
     return Verdict("again", max(delay_s, min(asked_s, MAX_RETRY_AFTER_S)))
+
+
+def rest_s(num_failed: int) -> float:
+    """How long a receiver is left in peace after so many failed tries in a row: one that is down is not asked for each message at once."""
+    return min(2.0 ** min(max(num_failed - 1, 0), 10), MAX_REST_S)
 
 
 def signature(key: bytes, message_id: str, timestamp: int, body: bytes) -> str:
@@ -112,17 +119,20 @@ class Deliverer:
         self._environment = environment
         self._idle_wait_s = idle_wait_s
         self._webhooks: tuple[Webhook, ...] = ()
-        self._must_sync = True
+        self._sync_at = float("-inf")
+        self._tell_at = float("-inf")
+        self._failed: dict[str, tuple[int, float]] = {}  # per webhook: failed tries in a row, and until when it is left in peace
         self._woken = asyncio.Event()
 
     def reconfigure(self, webhooks: tuple[Webhook, ...]) -> None:
         """Send to these from now on."""
         self._webhooks = webhooks
-        self._must_sync = True
+        self._sync_at = float("-inf")
         self.wake()
 
     def wake(self) -> None:
-        """Look into the outbox now."""
+        """Look into the outbox now: a person has asked for something, so nobody is left in peace any more."""
+        self._failed.clear()
         self._woken.set()
 
     async def run(self) -> None:
@@ -131,13 +141,13 @@ class Deliverer:
         Raises:
             LeaseLost: another replica sends now.
         """
-        self._must_sync = True
-        slots = Slots(self.wake)
+        self._sync_at = float("-inf")
+        slots = Slots(self._woken.set)
         try:
             while True:
                 slots.check()
-                if self._must_sync:
-                    self._must_sync = False
+                if self._now() >= self._sync_at:
+                    self._sync_at = self._now() + SYNC_S  # before the wait, in which other settings may come
                     await asyncio.to_thread(self._store.sync, self._holder, self._webhooks, self._now())
                 for webhook in self._webhooks:
                     await self._start(webhook, slots)
@@ -152,7 +162,7 @@ class Deliverer:
     async def _start(self, webhook: Webhook, slots: Slots) -> None:
         running = [key for key in slots.keys if key.startswith(webhook.id)]
         free = PER_WEBHOOK - len(running)
-        if free <= 0:
+        if free <= 0 or self._now() < self._failed.get(webhook.id, (0, 0.0))[1]:
             return
         sent = [key.partition(" ")[2] for key in running]
         for delivery in await asyncio.to_thread(self._store.due, webhook.id, self._now(), free, sent):
@@ -169,8 +179,11 @@ class Deliverer:
         self._metrics.inc("frugal_webhook_tries_total", result=found.kind)
         if found.kind == "done":
             assert status is not None
+            self._failed.pop(webhook.id, None)
             await asyncio.to_thread(self._store.delivered, self._holder, delivery, status, now)
             return
+        num_failed = self._failed.get(webhook.id, (0, 0.0))[0] + 1
+        self._failed[webhook.id] = (num_failed, now + rest_s(num_failed))
         log.warning("webhook %s (%s): %s was not delivered: %s", webhook.id, webhook.shown, delivery.id, why)
         again_at = now + found.again_s if found.kind == "again" else None
         await asyncio.to_thread(self._store.failed, self._holder, delivery, why, status, again_at, now)
@@ -205,8 +218,10 @@ class Deliverer:
             raise FetchError(f"the variable {name} {error}") from None
 
     async def _tell_how_many(self) -> None:
-        if not self._webhooks:
+        now = asyncio.get_running_loop().time()
+        if not self._webhooks or now < self._tell_at:
             return
+        self._tell_at = now + self._idle_wait_s  # counting takes as long as many messages wait
         health = await asyncio.to_thread(self._store.health)
         self._metrics.set("frugal_webhook_messages", sum(one.pending for one in health), state="pending")
         self._metrics.set("frugal_webhook_messages", sum(one.dead for one in health), state="dead")

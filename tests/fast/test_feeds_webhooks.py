@@ -9,20 +9,33 @@ import datetime as dt
 import hashlib
 import hmac
 import json
+import socket
 from collections.abc import AsyncIterator
 from typing import Any
 
 import pytest
+from aiohttp.abc import AbstractResolver, ResolveResult
 
 from serve_app.errors import FetchError
 from serve_app.feeds.webhook_post import Poster
-from serve_app.feeds.webhooks import DELAYS_S, MAX_RETRY_AFTER_S, PER_WEBHOOK, Deliverer, Posted, Verdict, signature, verdict
+from serve_app.feeds.webhooks import (
+    DELAYS_S,
+    MAX_REST_S,
+    MAX_RETRY_AFTER_S,
+    PER_WEBHOOK,
+    Deliverer,
+    Posted,
+    Verdict,
+    rest_s,
+    signature,
+    verdict,
+)
 from serve_app.metrics import Metrics
 from serve_app.settings_feeds import FeedsSettings
 from serve_app.settings_webhooks import Webhook, signing_key
 from serve_app.store.articles import LEASE, ArticleStore, LeaseLost
 from serve_app.store.database import Database
-from serve_app.store.webhooks import Health, WebhookStore
+from serve_app.store.webhooks import KEEP_S, Health, WebhookStore
 from tests.fast.fakes_feeds import Clock, FakeFeedServer, settings_for, until
 
 SECRET = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw"  # of the standard's own example
@@ -169,6 +182,7 @@ async def test_after_about_a_day_it_is_a_dead_letter_that_a_person_can_send_agai
             world.clock.pass_s(delay_s)
         await until(lambda: world.health(webhook).dead == 1)
         world.server.serve("/in", b"")
+        world.clock.pass_s(MAX_REST_S)
         assert world.store.redeliver(webhook.id, None, world.clock.now) == 1
         await until(lambda: world.health(webhook).num_delivered == 1)
     assert set(world.got("/in")) == {message_id}
@@ -205,6 +219,21 @@ async def test_a_receiver_that_hangs_delays_no_other(world: World) -> None:
     assert len(set(world.got("/quick"))) == 20
 
 
+async def test_a_receiver_that_is_down_is_not_asked_for_every_message_at_once(world: World) -> None:
+    webhook = world.receiver("/in", 503)
+    ids = world.send(webhook, 10)
+    async with world.sending():
+        await until(lambda: world.health(webhook).num_errors == PER_WEBHOOK)
+        reads = world.clock.num_reads
+        await until(lambda: world.clock.num_reads > reads + 50)
+        assert len(world.got("/in")) == PER_WEBHOOK
+        world.server.serve("/in", b"")
+        world.clock.pass_s(5.0)
+        await until(lambda: world.health(webhook).num_delivered == 10)
+    assert set(world.got("/in")) == set(ids)
+    assert [rest_s(number) for number in (1, 2, 3, 9)] == [1.0, 2.0, 4.0, MAX_REST_S]
+
+
 async def test_one_that_never_answers_is_given_up_in_time(world: World) -> None:
     webhook = world.receiver("/in")
     world.server.hang("/in")
@@ -233,6 +262,37 @@ async def test_private_addresses_are_refused_unless_they_are_allowed(url: str) -
     with pytest.raises(FetchError, match=r"private|odd way|belongs to another protocol"):
         await post(url, b"{}", {})
     post.close()
+
+
+class Rebinding(AbstractResolver):
+    """Names that lead to a private address from the second question on."""
+
+    def __init__(self, *addresses: str) -> None:
+        self.addresses = list(addresses)
+
+    async def resolve(self, host: str, port: int = 0, family: socket.AddressFamily = socket.AF_INET) -> list[ResolveResult]:
+        address = self.addresses.pop(0)
+        return [ResolveResult(hostname=host, host=address, port=port, family=family, proto=0, flags=0)]
+
+    async def close(self) -> None:
+        """Nothing to let go of."""
+
+
+async def test_a_name_that_leads_into_a_private_network_is_refused_at_every_try() -> None:
+    post = Poster(FeedsSettings(), resolver=Rebinding("10.0.0.1", "::ffff:127.0.0.1"))
+    for _ in range(2):
+        with pytest.raises(FetchError, match=r"me\.test is in a private or reserved network"):
+            await post("http://me.test/in", b"{}", {})
+    post.close()
+
+
+async def test_what_is_too_old_goes_while_it_runs(world: World) -> None:
+    webhook = world.receiver("/in", 500)
+    world.send(webhook)
+    async with world.sending():
+        await until(lambda: world.health(webhook).num_errors == 1)
+        world.clock.pass_s(KEEP_S + 1)
+        await until(lambda: world.health(webhook).pending == 0)
 
 
 async def test_without_its_variable_a_message_waits_and_says_so(world: World) -> None:

@@ -34,6 +34,8 @@ def test_the_key_is_what_stands_behind_the_prefix() -> None:
         ({"url": "me.test"}, "write https://host"),
         ({"url": "ftp://me.test"}, "write https://host"),
         ({"url": "https://ann:pw@me.test/"}, "write https://host"),
+        ({"url": "https://me.test:99999/"}, "write https://host"),
+        ({"url": "https://[::1/"}, "write https://host"),
         ({"url": "sample:"}, "write https://host"),
         ({"events": []}, "events"),
         ({"events": ["article.read"]}, "events"),
