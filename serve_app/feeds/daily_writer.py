@@ -13,7 +13,7 @@ import logging
 from collections.abc import Awaitable, Callable
 from dataclasses import replace
 
-from serve_app.errors import Cancelled, ContextLengthExceeded, FrugalError, GenerationFailed, Overloaded, Unavailable
+from serve_app.errors import Cancelled, ContextLengthExceeded, DatabaseUnavailable, FrugalError, GenerationFailed, Overloaded, Unavailable
 from serve_app.feeds import daily
 from serve_app.feeds.decide import next_try
 from serve_app.messages import REUSED, Answer, Message
@@ -21,6 +21,7 @@ from serve_app.messages_feeds import Article, DailyDigest
 from serve_app.metrics import Metrics
 from serve_app.settings_feeds import FeedsSettings
 from serve_app.store.daily import DailyStore
+from serve_app.store.leases import LeaseLost
 
 log = logging.getLogger(__name__)
 
@@ -56,6 +57,7 @@ class DailyWriter:
         self._model = model
         self._idle_wait_s = idle_wait_s
         self._woken = asyncio.Event()
+        self._begun: tuple[str, tuple[str, ...]] | None = None
 
     def reconfigure(self, settings: FeedsSettings) -> None:
         """Use these settings from the next digest on."""
@@ -68,22 +70,29 @@ class DailyWriter:
         Raises:
             LeaseLost: another replica writes now.
         """
-        begun: tuple[str, tuple[str, ...]] | None = None
+        self._begun = None
         while True:
-            settings = self._settings
-            day = daily.last_day(self._now() - SETTLE_S, settings.digest)
-            if begun != (day.date, settings.digest.tags):
-                await asyncio.to_thread(self._store.begin, self._holder, day.date, settings.digest.tags, self._now())
-                begun = (day.date, settings.digest.tags)
-            await self._write_due(day, settings)
+            try:
+                await self._turn(self._settings)
+            except (LeaseLost, DatabaseUnavailable):
+                raise
+            except Exception:  # feeds are checked and articles summarised all the same
+                log.exception("the daily digests failed; trying again in %g s", self._idle_wait_s)
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(self._idle_wait_s):
                     await self._woken.wait()
             self._woken.clear()
 
+    async def _turn(self, settings: FeedsSettings) -> None:
+        wanted = settings.digest
+        day = daily.last_day(self._now() - SETTLE_S, wanted)
+        if self._begun != (day.date, wanted.tags):
+            await asyncio.to_thread(self._store.begin, self._holder, day.date, wanted.tags, self._now())
+            self._begun = (day.date, wanted.tags)
+        if wanted.tags:
+            await self._write_due(day, settings)
+
     async def _write_due(self, day: daily.Day, settings: FeedsSettings) -> None:
-        if not settings.digest.tags:
-            return
         due = await asyncio.to_thread(self._store.due, day.date, settings.digest.tags, self._now())
         if not due:
             return
