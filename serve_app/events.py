@@ -60,7 +60,7 @@ def feed_event(feed: Feed, at: float) -> Event:
 
 def digest_event(digest: DailyDigest) -> Event:
     """A day's digest of a tag is written."""
-    told = {name: value for name, value in asdict(digest).items() if name not in ("reason", "attempts", "next_try_at", "state")}
+    told = {name: value for name, value in asdict(digest).items() if name != "next_try_at"}
     return Event("digest.daily", digest.updated_at, {"object": "digest", **told}, tags=(digest.tag,))
 
 

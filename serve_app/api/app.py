@@ -13,7 +13,7 @@ from fastapi import FastAPI
 from starlette.middleware import Middleware
 
 import serve_app
-from serve_app.api import admin, articles, completions, failures, published, system, webhooks, websub
+from serve_app.api import admin, articles, completions, digests, failures, published, system, webhooks, websub
 from serve_app.api.middleware import AROUND
 from serve_app.api.pages import routes as pages
 from serve_app.api.services import Services
@@ -61,6 +61,7 @@ def build_app(services: Services, *, sends_request_id: bool = True) -> FastAPI:
         completions.router,
         system.router,
         articles.router,
+        digests.router,
         admin.router,
         published.router,
         webhooks.router,

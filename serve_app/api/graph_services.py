@@ -23,10 +23,11 @@ from serve_app.errors import Overloaded, Stopping
 from serve_app.feeds.websub import Verification
 from serve_app.live import Live
 from serve_app.messages import Answer, Ask, Item, ModelCard, Selection
-from serve_app.messages_feeds import Article, ArticlePage, ArticleQuery, Feed
+from serve_app.messages_feeds import Article, ArticlePage, ArticleQuery, DailyPage, DailyQuery, Feed
 from serve_app.metrics import Metrics, Snapshot, render
 from serve_app.settings import AppSettings, IngressSettings
 from serve_app.store.articles import ArticleStore
+from serve_app.store.daily import DailyStore
 from serve_app.store.database import Database
 from serve_app.store.ledger import Ledger
 from serve_app.store.open_answers import open_answers
@@ -71,6 +72,7 @@ class GraphServices:
         self._database = Database(app.database)
         self._articles = ArticleStore(self._database)
         self._webhooks = WebhookStore(self._database)
+        self._daily = DailyStore(self._database)
         self._ledger = Ledger(self._database)
         self._cards: tuple[ModelCard, ...] = ()
         self._num_asking = 0
@@ -151,6 +153,9 @@ class GraphServices:
     async def retry_article(self, id: str) -> Article:
         article: Article = await self._calls.feeds("retry_article", id)
         return article
+
+    async def digests(self, q: DailyQuery) -> DailyPage:
+        return await asyncio.to_thread(self._daily.query, q)
 
     async def feeds(self) -> tuple[Feed, ...]:
         return tuple(await asyncio.to_thread(self._articles.feeds))

@@ -12,7 +12,7 @@ from typing import Any, Protocol
 from serve_app.cache.stored import StoredAnswers
 from serve_app.feeds.websub import Verification
 from serve_app.messages import Answer, Ask, Item, ModelCard
-from serve_app.messages_feeds import Article, ArticlePage, ArticleQuery, Feed
+from serve_app.messages_feeds import Article, ArticlePage, ArticleQuery, DailyPage, DailyQuery, Feed
 from serve_app.settings import IngressSettings
 from serve_app.store.webhooks import Delivery, Health
 
@@ -51,6 +51,10 @@ class Services(Protocol):
 
     async def retry_article(self, id: str) -> Article:
         """Ask for its summary again. Raises NotFound, and Conflict for one that is neither failed nor skipped."""
+        ...
+
+    async def digests(self, q: DailyQuery) -> DailyPage:
+        """One page of daily digests, newest first. Raises BadRequest for a cursor that it did not hand out."""
         ...
 
     async def feeds(self) -> tuple[Feed, ...]:

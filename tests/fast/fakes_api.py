@@ -24,7 +24,7 @@ from serve_app.errors import Conflict, FrugalError, NotFound
 from serve_app.feeds.websub import Verification
 from serve_app.logprobs import Candidate, TokenLogprob
 from serve_app.messages import Answer, Ask, Chunk, Failed, Finish, FinishReason, Item, ModelCard, Opening, Outcome, Usage
-from serve_app.messages_feeds import Article, ArticlePage, ArticleQuery, Feed, Summary
+from serve_app.messages_feeds import Article, ArticlePage, ArticleQuery, DailyDigest, DailyPage, DailyQuery, Feed, Summary
 from serve_app.settings import IngressSettings
 from serve_app.store.webhooks import Delivery, Health
 
@@ -90,6 +90,12 @@ def article(id: str = "a0", **changes: Any) -> Article:
     return replace(plain, **changes)
 
 
+def digest(tag: str = "*", **changes: Any) -> DailyDigest:
+    """A day's digest."""
+    plain = DailyDigest("2026-11-25", tag, "done", "What a day.", ("a0",), None, 0, None, MODEL, 90, 30, 2.5, 0.001, 1_795_590_000.0)
+    return replace(plain, **changes)
+
+
 def summary(text: str = "A short summary.") -> Summary:
     """What the model wrote about `article()`."""
     return Summary(text, MODEL, "1", "{title} {text}", "h" * 64, "miss", 120, 20, 0.7, 0.00001, 1_700_000_300.0)
@@ -108,6 +114,7 @@ class FakeServices:
     changed: list[tuple[str, dict[str, Any]]] = field(default_factory=list)
     pushed: list[tuple[bytes, str | None, str]] = field(default_factory=list)
     all_articles: list[Article] = field(default_factory=list)
+    all_digests: list[DailyDigest] = field(default_factory=list)
     all_feeds: dict[str, Feed] = field(default_factory=dict)
     state: dict[str, Any] = field(default_factory=lambda: {"ready": True, "waiting_for": [], "errors": []})
     the_report: dict[str, Any] = field(default_factory=dict)
@@ -236,6 +243,13 @@ class FakeServices:
         again = replace(known, state="pending", reason=None, next_try_at=None)
         self.all_articles[self.all_articles.index(known)] = again
         return again
+
+    async def digests(self, q: DailyQuery) -> DailyPage:
+        self._fail("digests")
+        start = int(q.cursor or 0)
+        found = [digest for digest in self.all_digests if q.tag in (None, digest.tag)]
+        end = start + q.limit
+        return DailyPage(tuple(found[start:end]), str(end) if end < len(found) else None)
 
     async def feeds(self) -> tuple[Feed, ...]:
         self._fail("feeds")
