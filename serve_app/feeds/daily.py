@@ -34,9 +34,10 @@ class Day:
 def last_day(now: float, settings: DailySettings) -> Day:
     """The last day that is over. Those before it are not made up for after a downtime: nobody reads a week of them at once."""
     today = dt.datetime.fromtimestamp(now, settings.zone()).date()
-    ends = [_ends(today - dt.timedelta(days=days), settings) for days in range(3)]
-    newest = 0 if ends[0] <= now else 1
-    return Day((today - dt.timedelta(days=newest)).isoformat(), ends[newest + 1], ends[newest])
+    dates = [today - dt.timedelta(days=days) for days in range(4)]
+    date, until = next((date, end) for date in dates if (end := _ends(date, settings)) <= now)
+    # A date that a country skipped, when it changed sides of the date line, ends together with the next one.
+    return Day(date.isoformat(), next(end for date in dates if (end := _ends(date, settings)) < until), until)
 
 
 def chosen(articles: Sequence[Article], tag: str, max_words: int) -> tuple[Article, ...]:
@@ -57,7 +58,8 @@ def chosen(articles: Sequence[Article], tag: str, max_words: int) -> tuple[Artic
 
 def question(articles: Sequence[Article], tag: str, date: str, settings: DailySettings) -> tuple[Message, ...]:
     """The conversation that asks for one digest."""
-    lines = "\n".join(f"- {harmless(_line(article, settings.max_words), settings.template)}" for article in articles)
+    # Plain lines: the embedded model copies the marks of a list instead of writing a paragraph.
+    lines = "\n".join(harmless(_line(article, settings.max_words), settings.template) for article in articles)
     filled = {"{articles}": lines, "{tag}": EVERYTHING if tag == ALL else one_line(tag), "{date}": date}
     return (Message("user", "".join(filled.get(piece, piece) for piece in _pieces(settings.template))),)
 

@@ -85,7 +85,7 @@ def test_the_question_names_them_by_line_and_fills_its_places() -> None:
     template = "On {date}, about {tag}:\n=====\n{articles}\n====="
     articles = (written("a", "It rains in {date}.", "Rain!"), written("b", "It is dry.", ""), written("c", "It\nsnows.", "Snow."))
     (message,) = question(articles, "ai", "2026-11-25", settings(template=template))
-    assert message.content == ("On 2026-11-25, about ai:\n=====\n- Rain!: It rains in {date}.\n- It is dry.\n- Snow: It snows.\n=====")
+    assert message.content == ("On 2026-11-25, about ai:\n=====\nRain!: It rains in {date}.\nIt is dry.\nSnow: It snows.\n=====")
     (message,) = question(articles, "*", "2026-11-25", settings(template=template))
     assert "about all subjects:" in message.content
 

@@ -100,7 +100,7 @@ async def test_when_a_day_is_over_one_answer_is_stored_about_its_articles(world:
         "2027-01-15", "*", "done", "It was quiet.", (), None, 0, None, "m", 50, 9, 2.0, 0.002, NOON
     )
     ((_attempts, content),) = world.asked
-    assert "- About a: About a." in content
+    assert "\nAbout a: About a.\n" in content
     assert "About old" not in content
     assert "About new" not in content
 
@@ -177,7 +177,7 @@ async def test_a_question_too_long_for_the_model_is_asked_about_fewer_articles(w
     world.errors = [ContextLengthExceeded("too long"), ContextLengthExceeded("too long")]
     async with world.writing("*", max_words=400):
         await world.until_state("done")
-    lengths = [content.count("\n- ") for _attempts, content in world.asked]
+    lengths = [content.count(": About ") for _attempts, content in world.asked]
     assert lengths[0] > lengths[1] > lengths[2] == len(world.one().article_ids)
 
 
