@@ -8,12 +8,16 @@ from typing import Any, Literal
 from serve_app.messages import Outcome
 
 ArticleState = Literal["pending", "done", "failed", "skipped"]
+TagsFrom = Literal["model", "entry", "text"]
 FeedState = Literal["new", "ok", "failing", "gone", "paused"]
 
 
 @dataclass(frozen=True, slots=True)
 class Summary:
-    """The one stored result of an article: what was written, by whom, from which prompt and text, and what it took."""
+    """The one stored result of an article: what was written, by whom, from which prompt and text, and what it took.
+
+    `grounding` is the share of its names and numbers that stand in the article, None where it has none; `missing` some of the others.
+    """
 
     text: str
     model: str
@@ -26,13 +30,19 @@ class Summary:
     compute_s: float
     cost_usd: float
     created_at: float
+    headline: str = ""
+    tags: tuple[str, ...] = ()
+    tags_from: TagsFrom | None = None
+    grounding: float | None = None
+    missing: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
 class Article:
     """An entry of a feed as we keep it. `text` is plain text; `text_hash` the SHA-256 of its normalised title and text.
 
-    `duplicate_of`: the id of the article of another feed, seen before this one, that has the same title and text.
+    `duplicate_of`: the id of the article of another feed, seen before this one, that has the same title and text. `categories` are the
+    entry's own; lists leave them out, as they do the text.
     """
 
     id: str
@@ -52,6 +62,7 @@ class Article:
     next_try_at: float | None = None
     summary: Summary | None = None
     duplicate_of: str | None = None
+    categories: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,7 +109,7 @@ class Feed:
 @dataclass(frozen=True, slots=True)
 class ArticleQuery:
     """Which articles: of one feed, in one state, holding a text (title, article or summary, any case), published or first seen since a
-    Unix time. Newest first; `cursor` is the opaque `next_cursor` of the page before."""
+    Unix time, with a tag (in any case). Newest first; `cursor` is the opaque `next_cursor` of the page before."""
 
     feed_id: str | None = None
     state: ArticleState | None = None
@@ -106,6 +117,7 @@ class ArticleQuery:
     since: float | None = None
     limit: int = 20
     cursor: str | None = None
+    tag: str | None = None
 
 
 @dataclass(frozen=True, slots=True)

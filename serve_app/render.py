@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shutil
 import textwrap
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from datetime import UTC, datetime
 from typing import Any
 
@@ -23,9 +23,17 @@ def _article(article: dict[str, Any]) -> Iterator[str]:
     summary = article.get("summary")
     if summary:
         yield _wrapped(_plain(summary["text"]))
+        yield from _digest(summary)
     else:
         reason = f": {_plain(article['reason'])}" if article.get("reason") else ""
         yield f"  [{article['state']}{reason}]"
+
+
+def _digest(summary: Mapping[str, Any]) -> Iterator[str]:
+    if summary.get("tags"):
+        yield f"  [{', '.join(map(_plain, summary['tags']))}]"
+    if summary.get("missing"):
+        yield _wrapped(f"not in the article: {', '.join(map(_plain, summary['missing']))}")
 
 
 def feeds(found: Iterable[dict[str, Any]]) -> str:

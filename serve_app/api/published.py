@@ -33,12 +33,13 @@ class FeedParams(Query):
     """Query string of the published feeds."""
 
     feed: str | None = Field(None, max_length=64, description="only articles of the feed with this id, see GET /v1/feeds")
+    tag: str | None = Field(None, max_length=40, description="only articles with this tag, in any case")
     text: str | None = Field(None, max_length=200, description="at most 200 characters that title, text or summary holds, in any case")
     limit: int = Field(50, ge=1, le=200, description="a whole number from 1 to 200")
 
     def filters(self) -> tuple[tuple[str, str], ...]:
         """Those that are set."""
-        return tuple((name, value) for name in ("feed", "text") if (value := getattr(self, name)))
+        return tuple((name, value) for name in ("feed", "tag", "text") if (value := getattr(self, name)))
 
 
 def _add(path: str, kind: str, media_type: str, write: Write) -> None:
@@ -71,12 +72,11 @@ async def _content(
     feeds = {feed.id: feed for feed in await services.feeds()}
     if query.feed is not None and query.feed not in feeds:
         raise NotFound(f"there is no feed {query.feed!r}; GET /v1/feeds lists them")
-    page = await services.articles(ArticleQuery(query.feed, "done", query.text, limit=query.limit))
+    page = await services.articles(ArticleQuery(query.feed, "done", query.text, limit=query.limit, tag=query.tag))
     names = ["Frugal Serve"]
     if query.feed is not None:
         names.append(feeds[query.feed].title or query.feed)
-    if query.text is not None:
-        names.append(query.text)
+    names += [value for name, value in query.filters() if name != "feed"]
     base = (services.settings.public_url or str(request.base_url)).rstrip("/")
     own = {name: value for name, value in query.model_dump().items() if name in query.model_fields_set and value is not None}
     channel = syndicate.Channel(" · ".join(names), _address(base, "/", query.filters()), _address(base, path, own), query.filters())

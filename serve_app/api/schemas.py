@@ -15,7 +15,7 @@ from serve_app.api.fields import Body, Query
 from serve_app.errors import ConfigError
 from serve_app.feed_url import masked
 from serve_app.messages import ModelCard, Outcome
-from serve_app.messages_feeds import Article, ArticleQuery, ArticleState, Feed, FeedState
+from serve_app.messages_feeds import Article, ArticleQuery, ArticleState, Feed, FeedState, TagsFrom
 from serve_app.settings_feeds import FeedOptions
 
 T = TypeVar("T")
@@ -40,6 +40,11 @@ class SummaryShort(_Sent):
     """What a model wrote, from which prompt, and what it took."""
 
     text: str
+    headline: str = Field(description="the summary in one line; empty where it was made by an earlier version")
+    tags: Sequence[str]
+    tags_from: TagsFrom | None = Field(description="model: its answer; entry: the feed's categories; text: words of the vocabulary in it")
+    grounding: float | None = Field(description="share of its names and numbers that stand in the article, from 0 to 1; null: it has none")
+    missing: Sequence[str] = Field(description="names and numbers that do not, at most five")
     model: str
     prompt_version: str
     cache: Outcome
@@ -187,6 +192,7 @@ class ArticleParams(Query):
     feed: str | None = Field(None, max_length=64, description="the id of a feed, see GET /v1/feeds")
     state: ArticleState | None = Field(None, description="pending, done, failed or skipped")
     text: str | None = Field(None, max_length=200, description="at most 200 characters that title, text or summary holds, in any case")
+    tag: str | None = Field(None, max_length=40, description="a tag, in any case")
     since: Annotated[float, BeforeValidator(since_seconds, json_schema_input_type=str)] | None = Field(
         None, description="an ISO 8601 date or time, or Unix seconds: published or first seen then or later"
     )
@@ -195,7 +201,7 @@ class ArticleParams(Query):
 
     def query(self) -> ArticleQuery:
         """The same in our words."""
-        return ArticleQuery(self.feed, self.state, self.text, self.since, self.limit, self.cursor)
+        return ArticleQuery(self.feed, self.state, self.text, self.since, self.limit, self.cursor, self.tag)
 
 
 class ArticleList(Listing[ArticleShort]):

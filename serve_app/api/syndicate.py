@@ -74,6 +74,8 @@ def rss(channel: Channel, articles: Sequence[Article], feeds: Mapping[str, Feed]
         _text(item, "pubDate", _rfc822(_published(article)))
         if article.author:
             _text(item, f"{{{DC}}}creator", article.author)
+        for tag in _tags(article):
+            _text(item, "category", tag)
         _text(item, "description", _html(article))
         feed = feeds.get(article.feed_id)
         if feed is not None and _is_public(feed.url):
@@ -83,30 +85,34 @@ def rss(channel: Channel, articles: Sequence[Article], feeds: Mapping[str, Feed]
 
 def atom(channel: Channel, articles: Sequence[Article], feeds: Mapping[str, Feed]) -> bytes:
     """Atom 1.0; `updated` of an entry is the time of its summary."""
-    root = ET.Element(f"{{{ATOM}}}feed")
+    root = ET.Element("feed", xmlns=ATOM)  # not as a prefix, which some readers do not know
     for name, text in (("id", channel.id), ("title", channel.title), ("subtitle", NOTE), ("updated", _rfc3339(updated_at(articles)))):
-        _text(root, f"{{{ATOM}}}{name}", text)
-    ET.SubElement(root, f"{{{ATOM}}}link", rel="self", type=ATOM_TYPE, href=channel.own)
-    ET.SubElement(root, f"{{{ATOM}}}link", rel="alternate", type="text/html", href=channel.home)
-    _text(ET.SubElement(root, f"{{{ATOM}}}author"), f"{{{ATOM}}}name", AUTHOR)
-    _text(root, f"{{{ATOM}}}generator", AUTHOR)
+        _text(root, name, text)
+    ET.SubElement(root, "link", rel="self", type=ATOM_TYPE, href=channel.own)
+    ET.SubElement(root, "link", rel="alternate", type="text/html", href=channel.home)
+    _text(ET.SubElement(root, "author"), "name", AUTHOR)
+    _text(root, "generator", AUTHOR)
     for article in articles:
-        entry = ET.SubElement(root, f"{{{ATOM}}}entry")
-        _text(entry, f"{{{ATOM}}}id", _urn("article", article.id))
-        _text(entry, f"{{{ATOM}}}title", _title(article))
+        entry = ET.SubElement(root, "entry")
+        _text(entry, "id", _urn("article", article.id))
+        _text(entry, "title", _title(article))
         if link := _link(article):
-            ET.SubElement(entry, f"{{{ATOM}}}link", rel="alternate", href=link)
-        _text(entry, f"{{{ATOM}}}published", _rfc3339(_published(article)))
-        _text(entry, f"{{{ATOM}}}updated", _rfc3339(updated_at([article])))
+            ET.SubElement(entry, "link", rel="alternate", href=link)
+        _text(entry, "published", _rfc3339(_published(article)))
+        _text(entry, "updated", _rfc3339(updated_at([article])))
         if article.author:
-            _text(ET.SubElement(entry, f"{{{ATOM}}}author"), f"{{{ATOM}}}name", article.author)
-        _text(entry, f"{{{ATOM}}}content", _html(article), type="html")
+            _text(ET.SubElement(entry, "author"), "name", article.author)
+        for tag in _tags(article):
+            ET.SubElement(entry, "category", term=_clean(tag))
+        if line := _line(article):
+            _text(entry, "summary", line)
+        _text(entry, "content", _html(article), type="html")
         if feed := feeds.get(article.feed_id):
-            source = ET.SubElement(entry, f"{{{ATOM}}}source")
+            source = ET.SubElement(entry, "source")
             for name, text in (("id", _urn("feed", feed.id)), ("title", feed.title or feed.id), ("updated", _rfc3339(article.updated_at))):
-                _text(source, f"{{{ATOM}}}{name}", text)
+                _text(source, name, text)
             if _is_public(feed.url):
-                ET.SubElement(source, f"{{{ATOM}}}link", rel="self", href=feed.url)
+                ET.SubElement(source, "link", rel="self", href=feed.url)
     return _document(root)
 
 
@@ -121,6 +127,10 @@ def json_feed(channel: Channel, articles: Sequence[Article], feeds: Mapping[str,
             "date_published": _rfc3339(_published(article)),
             "date_modified": _rfc3339(updated_at([article])),
         }
+        if line := _line(article):
+            item["summary"] = line
+        if tags := _tags(article):
+            item["tags"] = list(tags)
         if link := _link(article):
             item["url"] = link
         if article.author:
@@ -128,7 +138,8 @@ def json_feed(channel: Channel, articles: Sequence[Article], feeds: Mapping[str,
         if made := article.summary:
             feed = feeds.get(article.feed_id)
             about = {"article_id": article.id, "feed_id": article.feed_id, "feed_title": feed.title if feed else ""}
-            item["_frugal"] = {**about, "model": made.model, "compute_s": made.compute_s, "cost_usd": made.cost_usd}
+            took = {"model": made.model, "compute_s": made.compute_s, "cost_usd": made.cost_usd}
+            item["_frugal"] = {**about, **took, "grounding": made.grounding}
         items.append(item)
     document = {
         "version": "https://jsonfeed.org/version/1.1",
@@ -143,7 +154,7 @@ def json_feed(channel: Channel, articles: Sequence[Article], feeds: Mapping[str,
 
 
 def _document(root: ET.Element) -> bytes:
-    text = ET.tostring(root, encoding="unicode", default_namespace=None)
+    text = ET.tostring(root, encoding="unicode")
     return b'<?xml version="1.0" encoding="utf-8"?>\n' + text.encode(errors="replace")
 
 
@@ -162,6 +173,16 @@ def _title(article: Article) -> str:
 
 def _summary(article: Article) -> str:
     return article.summary.text if article.summary else ""
+
+
+def _line(article: Article) -> str:
+    """The summary in one line, where that is less than all of it."""
+    line = article.summary.headline if article.summary else ""
+    return line if line != _summary(article) else ""
+
+
+def _tags(article: Article) -> tuple[str, ...]:
+    return article.summary.tags if article.summary else ()
 
 
 def _html(article: Article) -> str:

@@ -178,6 +178,7 @@ def _article(feed: Feed, entry: Entry, first_seen_at: float, now: float, setting
         text=entry.text,
         text_hash=entry.text_hash,
         state="pending",
+        categories=entry.tags,
     )
     if reason := _refusal(feed, entry, settings):
         return _skipped(article, reason)

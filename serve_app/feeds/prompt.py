@@ -9,10 +9,10 @@ from __future__ import annotations
 import re
 from itertools import islice
 
-from serve_app.feeds.text import WORD, one_line
+from serve_app.feeds.text import WORD, num_words, one_line
 from serve_app.messages import FinishReason, Message
 from serve_app.messages_feeds import Article
-from serve_app.settings_feeds import SummaryPrompt
+from serve_app.settings_feeds import FeedOptions, SummaryPrompt
 
 PLACES = re.compile(r"(\{title\}|\{text\})")
 SENTENCE_END = re.compile(r"[.!?…。！？][\"'”’»)\]]*(?=\s|$)|[。！？\n]")
@@ -37,13 +37,35 @@ def question(article: Article, summary: SummaryPrompt) -> tuple[Message, ...]:
     return (Message("user", "".join(filled.get(piece, piece) for piece in PLACES.split(summary.template))),)
 
 
-def accept(text: str) -> str | None:
-    """Why this answer is no summary, or None if it is one."""
-    if not text.strip():
-        return "the model answered nothing"
-    if not any(char.isalnum() for char in text):
-        return f"the model answered only {one_line(text)[:20]!r}"
-    return None
+def for_feed(summary: SummaryPrompt, options: FeedOptions) -> SummaryPrompt:
+    """The prompt of one feed's articles: its own template, language and tags, else those of all feeds."""
+    language = summary.language if options.language is None else options.language
+    template = options.prompt or summary.template
+    return summary.model_copy(
+        update={
+            "template": f"Answer in {one_line(language)}. {template}" if language else template,
+            "tags": summary.tags if options.tags is None else options.tags,
+        }
+    )
+
+
+def pieces(text: str, max_words: int) -> tuple[str, ...]:
+    """The text in parts of about the same length, each of at most `max_words` words as `cut` counts them, most ending with a sentence."""
+    if not is_long(text, max_words):
+        return (text,)
+    limit = max(num_words(text), -(-len(text) // MAX_CHARS_PER_WORD))
+    each = -(-limit // -(-limit // max_words))
+    found: list[str] = []
+    while text:
+        part = cut(text, min(max_words, each + each // 8)).removesuffix(f" {ELLIPSIS}")
+        found.append(part)
+        text = text[len(part) :].lstrip()
+    return tuple(found)
+
+
+def is_long(text: str, max_words: int) -> bool:
+    """Whether `cut` would leave something out."""
+    return cut(text, max_words) != text
 
 
 def clean(text: str, reason: FinishReason, title: str = "") -> str:
@@ -79,7 +101,7 @@ def _without_title(text: str, title: str) -> str:
     again = r"\s+".join(re.escape(word) for word in words)
     found = re.match(rf"[\s\"'“‘«*#]*{again}{TITLE_END}\s*", text, re.IGNORECASE) if words else None
     rest = text[found.end() :] if found else text
-    return text if accept(rest) else rest
+    return rest if any(char.isalnum() for char in rest) else text
 
 
 def _fences(template: str) -> list[str]:

@@ -8,11 +8,14 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import replace
 
 from serve_app.errors import Cancelled, ContextLengthExceeded, FrugalError, GenerationFailed, Overloaded, Unavailable
+from serve_app.feeds import digest
+from serve_app.feeds.acceptance import objection
 from serve_app.feeds.decide import next_try
-from serve_app.feeds.prompt import accept, clean
+from serve_app.feeds.prompt import clean, for_feed, is_long, pieces
 from serve_app.messages import REUSED, Answer
 from serve_app.messages_feeds import Article, Summary
 from serve_app.metrics import Metrics
@@ -22,6 +25,7 @@ from serve_app.store.articles import ArticleStore
 log = logging.getLogger(__name__)
 
 AskFor = Callable[[Article, FeedsSettings], Awaitable[Answer]]
+MAX_DEPTH = 3  # of summaries of summaries; what is still too long then is cut
 PAUSE_S = 5.0  # after a refusal that names no time; a loading model takes some 20 s, and asking costs next to nothing
 
 
@@ -53,7 +57,9 @@ class Summariser:
 
     async def _try(self, article: Article, settings: FeedsSettings) -> FrugalError | None:
         try:
-            answer = await self._ask(article, settings)
+            options = await asyncio.to_thread(self._store.options_of, article.feed_id)
+            settings = settings.model_copy(update={"summary": for_feed(settings.summary, options)})
+            answer = await self._answer(article, settings)
         except FrugalError as error:
             return error
         except asyncio.CancelledError:
@@ -64,14 +70,32 @@ class Summariser:
         except Exception as error:
             log.exception("article %s: asking failed", article.id)
             return GenerationFailed(f"unexpected error ({type(error).__name__}); the log has the cause")
-        if answer.finish.reason == "cancelled":
-            return Cancelled("the generation was given up before its end")
-        if (reason := accept(answer.text)) is not None:
-            return GenerationFailed(reason)
         summary = summary_of(article, answer, self._model, settings, self._now())
         # False where the article changed meanwhile: it is pending again and comes back by itself.
         await asyncio.to_thread(self._store.record_result, self._holder, article.id, article.text_hash, summary)
         return None
+
+    async def _answer(self, article: Article, settings: FeedsSettings, depth: int = 0) -> Answer:
+        """One answer for the whole article: where it is long and every part counts, of the answers for its parts.
+
+        Raises:
+            Cancelled: a generation was given up.
+            GenerationFailed: an answer is no summary.
+        """
+        prompt, spent = settings.summary, []
+        if prompt.long_articles == "map_reduce" and depth < MAX_DEPTH and is_long(article.text, prompt.max_words):
+            parts = pieces(article.text, prompt.max_words)
+            for part in parts:
+                spent.append(await self._answer(replace(article, text=part), settings, MAX_DEPTH))
+            joined = "\n".join(clean(digest.parts(answer.text).summary, answer.finish.reason) for answer in spent)
+            spent.append(await self._answer(replace(article, text=joined), settings, depth + 1))
+            return _sum(spent)
+        answer = await self._ask(article, settings)
+        if answer.finish.reason == "cancelled":
+            raise Cancelled("the generation was given up before its end")
+        if (reason := objection(answer.text, prompt.template, f"{article.title}\n{article.text}")) is not None:
+            raise GenerationFailed(reason)
+        return answer
 
     async def _postpone(self, article: Article, error: FrugalError, settings: FeedsSettings) -> None:
         later = self._now() + (min(PAUSE_S, settings.retry_base_s) if error.retry_after_s is None else max(0.1, error.retry_after_s))
@@ -89,12 +113,35 @@ class Summariser:
         )
 
 
+def _sum(answers: Sequence[Answer]) -> Answer:
+    """The last answer with what all of them took; those that came from the cache took nothing."""
+    made = [answer for answer in answers if answer.opening.outcome not in REUSED]
+    last = answers[-1]
+    usage = replace(
+        last.finish.usage,
+        prompt_tokens=sum(answer.finish.usage.prompt_tokens for answer in answers),
+        completion_tokens=sum(answer.finish.usage.completion_tokens for answer in answers),
+    )
+    compute_s, cost_usd = (sum(getattr(answer.finish, name) for answer in made) for name in ("compute_s", "cost_usd"))
+    opening = replace(last.opening, outcome=made[-1].opening.outcome if made else last.opening.outcome)
+    return replace(last, opening=opening, finish=replace(last.finish, usage=usage, compute_s=compute_s, cost_usd=cost_usd))
+
+
 def summary_of(article: Article, answer: Answer, model: str, settings: FeedsSettings, now: float) -> Summary:
     """What is stored of an answer. A stored or shared answer cost this article nothing; its tokens are kept as they were."""
     finish, outcome = answer.finish, answer.opening.outcome
     was_free = outcome in REUSED
+    parts, told = digest.parts(answer.text), f"{article.title}\n{article.text}"
+    text = clean(parts.summary, finish.reason, article.title)
+    tags, tags_from = digest.tags(parts.tags, article.categories, settings.summary.tags, told)
+    grounding = digest.grounding(text, told)
     return Summary(
-        text=clean(answer.text, finish.reason, article.title),
+        text=text,
+        headline=digest.headline(parts.headline, text),
+        tags=tags,
+        tags_from=tags_from,
+        grounding=grounding.share,
+        missing=grounding.missing,
         model=model,
         prompt_version=settings.summary.version,
         prompt_template=settings.summary.template,

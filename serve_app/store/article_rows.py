@@ -12,7 +12,7 @@ import math
 from collections.abc import Iterable
 from typing import Any
 
-from sqlalchemy import ColumnElement, Row, ScalarSelect, Select, and_, literal, or_, select
+from sqlalchemy import ColumnElement, Row, ScalarSelect, Select, Text, and_, func, null, or_, select, type_coerce
 
 from serve_app.errors import BadRequest
 from serve_app.messages_feeds import Article, ArticleQuery, ArticleState, Feed, Summary
@@ -29,16 +29,23 @@ RESULT_COLUMNS = (
     "completion_tokens",
     "compute_s",
     "cost_usd",
+    "headline",
+    "tags",
+    "tags_from",
+    "grounding",
+    "missing",
 )
+LONG = ("categories", "text")  # what a list leaves out
 
 
 def select_articles(*, with_text: bool = True) -> Select[Any]:
-    """Every article, each with the result of its present text; a result of an older text is not shown. Without texts they are ""."""
-    text = articles.c.text if with_text else literal("").label("text")
+    """Every article, each with the result of its present text; a result of an older text is not shown. Without texts they are "",
+    and nobody has categories."""
+    long = [articles.c[name] if with_text else null().label(name) for name in LONG]
     own = (results.c[name].label(f"result_{name}") for name in (*RESULT_COLUMNS, "created_at"))
     joined = articles.outerjoin(results, and_(results.c.article_id == articles.c.id, results.c.text_hash == articles.c.text_hash))
-    columns = (column for column in articles.c if column is not articles.c.text)
-    return select(*columns, text, *own, _first_with_this_text().label("duplicate_of")).select_from(joined)
+    columns = (column for column in articles.c if column.name not in LONG)
+    return select(*columns, *long, *own, _first_with_this_text().label("duplicate_of")).select_from(joined)
 
 
 def _first_with_this_text() -> ScalarSelect[Any]:
@@ -71,12 +78,19 @@ def select_page(query: ArticleQuery) -> Select[Any]:
         statement = statement.where(articles.c.state == query.state)
     if query.since is not None:
         statement = statement.where(query.since <= SHOWN_AT)
+    if query.tag:
+        statement = statement.where(_has_tag(query.tag))
     if query.text:
         statement = statement.where(_holds(query.text))
     if query.cursor is not None:
         at, article_id = read_cursor(query.cursor)
         statement = statement.where(at >= SHOWN_AT, or_(at > SHOWN_AT, articles.c.id < article_id))
     return statement.order_by(SHOWN_AT.desc(), articles.c.id.desc()).limit(query.limit + 1)
+
+
+def _has_tag(tag: str) -> ColumnElement[bool]:
+    listed, as_given, lower = type_coerce(results.c.tags, Text), *(json.dumps(each, ensure_ascii=False) for each in (tag, tag.lower()))
+    return or_(listed.contains(as_given, autoescape=True), func.lower(listed).contains(lower, autoescape=True))
 
 
 def _holds(text: str) -> ColumnElement[bool]:
@@ -111,9 +125,11 @@ def read_cursor(cursor: str) -> tuple[float, str]:
 def article_of(row: Row[Any]) -> Article:
     """A row of `select_articles` as an Article."""
     values = {name: row._mapping[name] for name in articles.c.keys()}  # noqa: SIM118 (a column collection iterates over columns)
+    values |= {"text": values["text"] or "", "categories": values["categories"] or ()}
     summary = None
     if row._mapping["result_summary"] is not None:
         own = {name: row._mapping[f"result_{name}"] for name in RESULT_COLUMNS}
+        own["headline"] = own["headline"] or ""
         summary = Summary(text=own.pop("summary"), text_hash=row.text_hash, created_at=row._mapping["result_created_at"], **own)
     return Article(**values, summary=summary, duplicate_of=row._mapping["duplicate_of"])
 

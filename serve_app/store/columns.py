@@ -7,6 +7,7 @@ Tests: tests/contract_store/texts.py.
 
 from __future__ import annotations
 
+import json
 import re
 from typing import Any
 
@@ -51,3 +52,18 @@ class ExactText(TypeDecorator[str]):
     def process_result_value(self, value: str | None, dialect: Any) -> str | None:
         """See TypeDecorator."""
         return None if value is None else ESCAPE.sub(lambda found: chr(int(found[1], 16)), value)
+
+
+class Texts(TypeDecorator[tuple[str, ...]]):
+    """A few short texts, as a JSON list; none is NULL."""
+
+    impl = Text
+    cache_ok = True
+
+    def process_bind_param(self, value: tuple[str, ...] | None, dialect: Any) -> str | None:
+        """See TypeDecorator."""
+        return json.dumps([REFUSED.sub("\N{REPLACEMENT CHARACTER}", text) for text in value], ensure_ascii=False) if value else None
+
+    def process_result_value(self, value: str | None, dialect: Any) -> tuple[str, ...]:
+        """See TypeDecorator."""
+        return tuple(json.loads(value)) if value else ()

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from sqlalchemy import Column, Float, ForeignKey, Index, Integer, LargeBinary, MetaData, Table, UniqueConstraint, func
 
-from serve_app.store.columns import CleanString, CleanText, ExactText, Int64
+from serve_app.store.columns import CleanString, CleanText, ExactText, Int64, Texts
 
 metadata = MetaData()
 
@@ -87,6 +87,7 @@ articles = Table(
     Column("attempts", Integer, nullable=False),
     Column("next_try_at", Float),
     Column("updated_at", Float, nullable=False),
+    Column("categories", Texts),  # the entry's own
     Column("text", CleanText, nullable=False),  # the last one: SQLite reads through a long value to get at what lies behind it
     UniqueConstraint("feed_id", "guid"),
     Index("articles_state", "state", "next_try_at"),
@@ -112,6 +113,11 @@ results = Table(
     Column("compute_s", Float, nullable=False),
     Column("cost_usd", Float, nullable=False),
     Column("created_at", Float, nullable=False),
+    Column("headline", CleanText),
+    Column("tags", Texts),
+    Column("tags_from", CleanString),  # model | entry | text
+    Column("grounding", Float),  # share of the summary's names and numbers that stand in the article
+    Column("missing", Texts),  # some of the others
 )
 
 websub = Table(  # one subscription per feed whose document names a hub

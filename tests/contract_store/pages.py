@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+from dataclasses import replace
 
 import pytest
 from hypothesis import given
@@ -28,6 +29,20 @@ def test_a_list_has_no_texts_and_one_article_has(store: ArticleStore) -> None:
     assert store.query(ArticleQuery()).articles == (article("a", text=""),)
     assert store.query(ArticleQuery(text="text")).articles == (article("a", text=""),)
     assert store.article(article("a").id).text == "text"
+
+
+def test_articles_with_a_tag_are_found_in_any_case_and_no_others(store: ArticleStore) -> None:
+    with_articles(store, *(article(guid, categories=("Own", "Ünique")) for guid in "abc"))
+    made = replace(summary(), tags_from="model", grounding=0.5, missing=("x",))
+    for guid, tags in (("a", ("Ray", "c++")), ("b", ("ray serve",)), ("c", ())):
+        assert store.record_result(ME, article(guid).id, "h1", replace(made, tags=tags))
+    wanted = {"ray": {"a"}, "RAY": {"a"}, "C++": {"a"}, "ray serve": {"b"}, "own": set(), "%": set(), "r_y": set(), '"': set()}
+    assert {tag: {one.guid for one in store.query(ArticleQuery(tag=tag)).articles} for tag in wanted} == {
+        tag: {article(guid).guid for guid in guids} for tag, guids in wanted.items()
+    }
+    assert store.article(article("a").id).categories == ("Own", "Ünique")
+    assert store.article(article("a").id).summary == replace(made, tags=("Ray", "c++"))
+    assert store.article(article("c").id).summary == made
 
 
 @pytest.mark.parametrize("limit", [1, 2, 3, 7, 20])

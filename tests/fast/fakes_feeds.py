@@ -198,6 +198,8 @@ class FakeAnswerer:
 
     def __init__(self) -> None:
         self.asked: list[str] = []
+        self.texts: list[str] = []
+        self.prompts: list[str] = []
         self.num_live = 0
         self.max_live = 0
         self.next = answer()
@@ -217,6 +219,8 @@ class FakeAnswerer:
 
     async def __call__(self, article: Article, settings: FeedsSettings) -> Answer:
         self.asked.append(article.title)
+        self.texts.append(article.text)
+        self.prompts.append(settings.summary.template)
         self.num_live += 1
         self.max_live = max(self.max_live, self.num_live)
         self.started.set()

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import dataclasses
 from typing import Any
 
 import pytest
 
 from serve_app.messages_feeds import ArticleQuery, ArticleState
-from tests.fast.fakes_api import FakeServices, article, client_of, feed
+from tests.fast.fakes_api import FakeServices, article, client_of, feed, summary
 
 
 @pytest.mark.parametrize(
@@ -17,6 +18,7 @@ from tests.fast.fakes_api import FakeServices, article, client_of, feed
         ({"feed": "feed0", "state": "failed", "text": "rust", "limit": "5"}, ArticleQuery("feed0", "failed", "rust", None, 5)),
         ({"feed": "", "state": "", "text": "", "since": "", "cursor": "", "limit": ""}, ArticleQuery()),
         ({"since": "2026-11-01"}, ArticleQuery(since=1793491200.0)),
+        ({"tag": "Ray Serve"}, ArticleQuery(tag="Ray Serve")),
         ({"since": "2026-11-01T01:00:00+01:00"}, ArticleQuery(since=1793491200.0)),
         ({"since": "2026-11-01T00:00:00Z"}, ArticleQuery(since=1793491200.0)),
         ({"since": "1793491200.5"}, ArticleQuery(since=1793491200.5)),
@@ -60,7 +62,9 @@ async def test_pages_join_up() -> None:
 
 
 async def test_a_list_leaves_the_texts_out_and_one_article_has_them() -> None:
-    client = client_of(FakeServices(all_articles=[article("a0")]))
+    digest: dict[str, Any] = {"headline": "A short line.", "tags": ("ray", "caching"), "tags_from": "entry", "grounding": 0.5}
+    made = dataclasses.replace(summary(), **digest, missing=("Paris",))
+    client = client_of(FakeServices(all_articles=[article("a0", summary=made)]))
     short: dict[str, Any] = (await client.get("/v1/articles")).json()["data"][0]
     full: dict[str, Any] = (await client.get("/v1/articles/a0")).json()
     assert short == {
@@ -89,6 +93,11 @@ async def test_a_list_leaves_the_texts_out_and_one_article_has_them() -> None:
             "compute_s": 0.7,
             "cost_usd": 0.00001,
             "created_at": 1_700_000_300.0,
+            "headline": "A short line.",
+            "tags": ["ray", "caching"],
+            "tags_from": "entry",
+            "grounding": 0.5,
+            "missing": ["Paris"],
         },
     }
     more = {"prompt_template": "{title} {text}", "text_hash": "h" * 64}

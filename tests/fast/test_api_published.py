@@ -34,10 +34,10 @@ async def test_the_summarised_articles_are_there_with_their_type(path: str) -> N
 @each_path
 async def test_filters_reach_the_graph_and_stand_in_title_and_addresses(path: str) -> None:
     known = services(settings=IngressSettings(public_url="https://reader.example/frugal/"))
-    reply = await client_of(known).get(path, params={"feed": "feed0", "text": "fish & chips", "limit": 7})
-    assert known.queried == [ArticleQuery("feed0", "done", "fish & chips", limit=7)]
-    assert parse(reply.content, "http://h/", None).title == "Frugal Serve · Example · fish & chips"
-    asked = "feed=feed0&text=fish+%26+chips"
+    reply = await client_of(known).get(path, params={"feed": "feed0", "text": "fish & chips", "tag": "food", "limit": 7})
+    assert known.queried == [ArticleQuery("feed0", "done", "fish & chips", limit=7, tag="food")]
+    assert parse(reply.content, "http://h/", None).title == "Frugal Serve · Example · food · fish & chips"
+    asked = "feed=feed0&tag=food&text=fish+%26+chips"
     text = reply.text.replace("&amp;", "&")
     assert f"https://reader.example/frugal{path}?{asked}&limit=7" in text
     assert f"https://reader.example/frugal/?{asked}" in text

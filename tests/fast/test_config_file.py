@@ -230,7 +230,7 @@ GPU: Change = put("Model", ray_actor_options={"num_gpus": 1})
         ),
         (
             tune("Feeds", summary={"max_words": 2000}),
-            "Feeds.user_config.summary.max_words: 2000 words and 64 tokens of summary need about 3264 tokens, more than "
+            "Feeds.user_config.summary.max_words: 2000 words and 112 tokens of summary need about 3312 tokens, more than "
             "model.max_context 2048; lower it",
         ),
         (

@@ -12,7 +12,7 @@ from serve_app.errors import BadRequest, Cancelled, ContextLengthExceeded, Fetch
 from serve_app.feeds.loop import FeedsLoop
 from serve_app.messages_feeds import Article, ArticleQuery, Feed, Summary
 from serve_app.metrics import Metrics
-from serve_app.settings_feeds import FeedsSettings
+from serve_app.settings_feeds import FeedEntry, FeedsSettings
 from serve_app.store.articles import LEASE, ArticleStore
 from serve_app.store.database import Database
 from serve_app.store.feed_list import feed_id
@@ -76,10 +76,85 @@ async def test_a_feed_is_fetched_and_its_articles_are_summarised(world: World) -
         assert loop.alive()
     article = world.articles()["a"]
     assert article.summary == Summary(
-        "A faster scheduler came out.", "m", "1", settings.summary.template, article.text_hash, "miss", 50, 9, 2.0, 0.002, world.clock()
+        "A faster scheduler came out.",
+        "m",
+        "2",
+        settings.summary.template,
+        article.text_hash,
+        "miss",
+        50,
+        9,
+        2.0,
+        0.002,
+        world.clock(),
+        headline="A faster scheduler came out.",
     )
     assert sorted(world.model.asked) == ["About a", "About b"]
     assert not loop.alive()
+
+
+async def test_a_summary_has_its_line_its_tags_and_what_the_article_bears_out(world: World) -> None:
+    world.fetcher.publish(URL).entry("a", text="The scheduler of Ray 2.60 is out and many times as quick as the one before it was.")
+    world.model.next = answer("Headline: Quick Ray\nSummary: A scheduler for Ray 2.60 came from Berlin. It is quick.\nTags: Ray, news")
+    async with world.running(settings_for(URL, summary={"tags": ("Scheduling", "Ray")})):
+        await world.until_states(a="done")
+    made = world.articles()["a"].summary
+    assert made is not None
+    assert (made.headline, made.text) == ("Quick Ray", "A scheduler for Ray 2.60 came from Berlin. It is quick.")
+    assert (made.tags, made.tags_from) == (("Ray",), "model")
+    assert made.grounding == pytest.approx(2 / 3)
+    assert made.missing == ("Berlin",)
+
+
+async def test_an_answer_that_is_no_summary_is_asked_for_again(world: World) -> None:
+    world.fetcher.publish(URL).entry("a")
+    world.model.next = answer("I'm sorry, but I cannot do that.")
+    async with world.running(settings_for(URL, max_attempts=2, retry_base_s=1.0)):
+        await until(lambda: world.states() == {"a": "failed"})
+        assert (world.articles()["a"].reason or "").startswith("the model refused")
+        world.model.next = answer()
+        world.clock.pass_s(2)
+        await world.until_states(a="done")
+
+
+async def test_a_long_article_is_summarised_in_parts_and_then_as_a_whole(world: World) -> None:
+    text = " ".join(f"Sentence number {number} tells a little more than the one before." for number in range(30))
+    world.fetcher.publish(URL).entry("a", text=text)
+    async with world.running(settings_for(URL, summary={"max_words": 120, "long_articles": "map_reduce"})):
+        await world.until_states(a="done")
+    *parts, whole = world.model.texts
+    assert " ".join(parts) == text
+    assert len(parts) == 3
+    assert whole == "\n".join(["A faster scheduler came out."] * 3)
+    made = world.articles()["a"].summary
+    assert made is not None
+    assert (made.prompt_tokens, made.completion_tokens, made.compute_s) == (200, 36, 8.0)
+    assert made.cost_usd == pytest.approx(0.008)
+
+
+async def test_without_that_setting_it_is_cut_and_costs_one_call(world: World) -> None:
+    world.fetcher.publish(URL).entry("a", text="One sentence more. " * 300)
+    async with world.running(settings_for(URL)):
+        await world.until_states(a="done")
+    assert len(world.model.asked) == 1
+
+
+async def test_a_part_that_is_no_summary_fails_the_article_and_is_asked_for_again(world: World) -> None:
+    world.fetcher.publish(URL).entry("a", text="One sentence more. " * 100)
+    world.model.next = answer("...")
+    async with world.running(settings_for(URL, summary={"max_words": 120, "long_articles": "map_reduce"})):
+        await until(lambda: world.states() == {"a": "failed"})
+    assert world.articles()["a"].reason == "the model answered only '...'"
+
+
+async def test_a_feed_has_its_own_prompt_and_language(world: World) -> None:
+    world.fetcher.publish(URL).entry("a")
+    own = FeedEntry(url=URL, prompt="Why? {title} {text}", language="German")
+    async with world.running(settings_for(URL).model_copy(update={"feeds": (own,)})):
+        await world.until_states(a="done")
+    made = world.articles()["a"].summary
+    assert made is not None
+    assert world.model.prompts == [made.prompt_template] == ["Answer in German. Why? {title} {text}"]
 
 
 @pytest.mark.parametrize("outcome", ["hit", "join"])

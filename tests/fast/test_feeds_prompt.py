@@ -6,10 +6,10 @@ from dataclasses import replace
 
 import pytest
 
-from serve_app.feeds.prompt import accept, clean, cut, question
+from serve_app.feeds.prompt import clean, cut, for_feed, is_long, pieces, question
 from serve_app.messages import FinishReason
 from serve_app.messages_feeds import Article
-from serve_app.settings_feeds import SummaryPrompt
+from serve_app.settings_feeds import FeedOptions, SummaryPrompt
 
 ARTICLE = Article("i", "f", "g", "", "Title", "", None, 0.0, 0.0, "Text one. Text two.", "h", "pending")
 
@@ -64,11 +64,6 @@ def test_a_text_without_spaces_is_cut_by_its_characters(letter: str) -> None:
     assert cut(letter * 160, 20) == letter * 160
 
 
-@pytest.mark.parametrize(("text", "reason"), [("", "nothing"), (" \n\t", "nothing"), ("...", "only '...'"), ("- — !", "only '- — !'")])
-def test_an_empty_answer_is_no_summary(text: str, reason: str) -> None:
-    assert reason in (accept(text) or "")
-
-
 @pytest.mark.parametrize(
     ("text", "finish", "summary"),
     [
@@ -79,7 +74,6 @@ def test_an_empty_answer_is_no_summary(text: str, reason: str) -> None:
     ],
 )
 def test_an_answer_is_stored_on_one_line_up_to_its_last_whole_sentence(text: str, finish: FinishReason, summary: str) -> None:
-    assert accept(text) is None
     assert clean(text, finish) == summary
 
 
@@ -104,3 +98,29 @@ def test_an_answer_is_stored_on_one_line_up_to_its_last_whole_sentence(text: str
 )
 def test_a_summary_does_not_begin_with_the_articles_title(text: str, title: str, summary: str) -> None:
     assert clean(text, "stop", title) == summary
+
+
+def test_a_feeds_own_prompt_language_and_tags_go_before_those_of_all_feeds() -> None:
+    everyone = SummaryPrompt(template="{title} {text}", language="English", tags=("a",))
+    assert for_feed(everyone, FeedOptions()).template == "Answer in English. {title} {text}"
+    own = for_feed(everyone, FeedOptions(prompt="Why? {title} {text}", language="Deutsch", tags=("b", "c")))
+    assert (own.template, own.tags) == ("Answer in Deutsch. Why? {title} {text}", ("b", "c"))
+    assert for_feed(everyone, FeedOptions(language="", tags=())).template == "{title} {text}"
+
+
+@pytest.mark.parametrize("num_sentences", [1, 2, 7, 60, 333])
+def test_pieces_are_whole_sentences_of_about_one_length_and_lose_nothing(num_sentences: int) -> None:
+    text = " ".join(f"Sentence number {number} says a little more than the one before." for number in range(num_sentences))
+    found = pieces(text, 100)
+    assert " ".join(found) == text
+    assert all(len(piece.split()) <= 100 for piece in found)
+    assert all(piece.endswith(".") for piece in found)
+    assert len(found) <= max(1, num_sentences * 11 // 60)
+    assert is_long(text, 100) == (len(found) > 1)
+
+
+@pytest.mark.parametrize("text", ["word " * 1000, "ก" * 5000, "一二三四五六七八九十。" * 300, "a\n" * 900])
+def test_pieces_of_texts_without_sentences_lose_nothing_either(text: str) -> None:
+    found = pieces(text.strip(), 100)
+    assert "".join("".join(found).split()) == "".join(text.split())
+    assert all(cut(piece, 100) == piece for piece in found)

@@ -122,6 +122,14 @@ def test_json_feed_has_what_its_standard_asks_for() -> None:
 
 
 @pytest.mark.parametrize("write", ALL)
+def test_tags_are_categories(write: Write) -> None:
+    made = dataclasses.replace(summary("One. Two."), tags=("a & b", "c"), headline="One.")
+    document = write(CHANNEL, [article(summary=made)], FEEDS)
+    assert parse(document, "http://h/", None).entries[0].tags == ("a & b", "c")
+    assert (b"One.</summary>" in document or b'"summary": "One."' in document) == (write is not syndicate.rss)
+
+
+@pytest.mark.parametrize("write", ALL)
 def test_a_password_in_a_feeds_address_stays_here(write: Write) -> None:
     private = {"feed0": feed(url="https://ann:secret@example.org/feed.xml")}
     assert b"secret" not in write(CHANNEL, [told()], private)
