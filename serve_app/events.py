@@ -16,6 +16,7 @@ from serve_app.messages_feeds import Article, DailyDigest, Feed
 from serve_app.settings_webhooks import EventName, Webhook
 
 NOT_TOLD = ("text", "text_hash", "next_try_at", "summary")  # of an article: the text is long and somebody else's, the rest is ours
+TAGGED: tuple[EventName, ...] = ("article.done", "digest.daily")
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,17 +66,22 @@ def digest_event(digest: DailyDigest) -> Event:
 
 
 def tags_of(article: Article) -> tuple[str, ...]:
-    """The tags of an article, from the one place that has them."""
-    return tuple(getattr(article.summary, "tags", ()))
+    """Those of its summary."""
+    return article.summary.tags if article.summary else ()
 
 
 def is_wanted(webhook: Webhook, event: Event) -> bool:
-    """Whether this receiver hears of it: `feeds` says nothing about daily digests, `tags` nothing about feeds."""
+    """Whether this receiver hears of it: `feeds` says nothing about daily digests, `tags` nothing about feeds and articles that failed,
+    which have none."""
     if event.type not in webhook.events:
         return False
     if webhook.feeds and event.feed and not set(webhook.feeds) & set(event.feed):
         return False
-    return not webhook.tags or event.type.startswith("feed.") or bool(set(webhook.tags) & set(event.tags))
+    return not webhook.tags or event.type not in TAGGED or not _folded(webhook.tags).isdisjoint(_folded(event.tags))
+
+
+def _folded(tags: Sequence[str]) -> frozenset[str]:
+    return frozenset(tag.casefold() for tag in tags)
 
 
 def listeners(webhooks: Sequence[Webhook], event: Event) -> tuple[Webhook, ...]:

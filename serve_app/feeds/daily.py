@@ -8,10 +8,11 @@ from __future__ import annotations
 
 import datetime as dt
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from serve_app.events import tags_of
+from serve_app.feeds.digest import parts
 from serve_app.feeds.prompt import clean, cut, harmless
 from serve_app.feeds.text import num_words, one_line
 from serve_app.messages import FinishReason, Message
@@ -19,7 +20,16 @@ from serve_app.messages_feeds import Article
 from serve_app.settings_daily import ALL, PLACES, DailySettings
 
 MAX_WORDS_EACH = 60  # of one article's title and summary: a few long ones must not push the rest out
+PIECES = re.compile("(" + "|".join(re.escape(place) for place in PLACES) + ")")
 EVERYTHING = "all subjects"  # what {tag} is for ALL
+
+
+@dataclass(frozen=True, slots=True)
+class Choice:
+    """The articles of a digest, and the line that tells of each."""
+
+    articles: tuple[Article, ...]
+    lines: tuple[str, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,34 +50,38 @@ def last_day(now: float, settings: DailySettings) -> Day:
     return Day(date.isoformat(), next(end for date in dates if (end := _ends(date, settings)) < until), until)
 
 
-def chosen(articles: Sequence[Article], tag: str, max_words: int) -> tuple[Article, ...]:
-    """Those with the tag, in their order, as many as have room; of the same text in several feeds one."""
-    found: list[Article] = []
-    seen: set[str] = set()
-    room = max_words
+def choose(articles: Sequence[Article], tag: str, max_words: int) -> Choice:
+    """Those with the tag, in their order, with their summaries if that is at most `max_words`, else as many as have room with their
+    headlines. Of the same text in several feeds one."""
+    first: dict[str, Article] = {}
     for article in articles:
-        if article.summary is None or article.text_hash in seen or not _has(article, tag):
-            continue
-        room -= num_words(_line(article, max_words))
-        if room < 0 and found:
+        if article.summary is not None and _has(article, tag):
+            first.setdefault(article.text_hash, article)
+    found = tuple(first.values())
+    whole = tuple(_line(article, max_words, short=False) for article in found)
+    if sum(map(num_words, whole)) <= max_words:
+        return Choice(found, whole)
+    lines: list[str] = []
+    for article in found:
+        line = _line(article, max_words, short=True)
+        max_words -= num_words(line)
+        if max_words < 0 and lines:
             break
-        seen.add(article.text_hash)
-        found.append(article)
-    return tuple(found)
+        lines.append(line)
+    return Choice(found[: len(lines)], tuple(lines))
 
 
-def question(articles: Sequence[Article], tag: str, date: str, settings: DailySettings) -> tuple[Message, ...]:
+def question(choice: Choice, tag: str, date: str, settings: DailySettings) -> tuple[Message, ...]:
     """The conversation that asks for one digest."""
     # Plain lines: the embedded model copies the marks of a list instead of writing a paragraph.
-    lines = "\n".join(harmless(_line(article, settings.max_words), settings.template) for article in articles)
+    lines = "\n".join(harmless(line, settings.template) for line in choice.lines)
     filled = {"{articles}": lines, "{tag}": EVERYTHING if tag == ALL else one_line(tag), "{date}": date}
-    return (Message("user", "".join(filled.get(piece, piece) for piece in _pieces(settings.template))),)
+    return (Message("user", "".join(filled.get(piece, piece) for piece in PIECES.split(settings.template))),)
 
 
 def paragraph(text: str, reason: FinishReason) -> str:
-    """The answer as one paragraph; empty where it is none."""
-    line = clean(text, reason)
-    return line if any(char.isalnum() for char in line) else ""
+    """An accepted answer as one paragraph."""
+    return clean(parts(text).summary, reason)
 
 
 def _ends(date: dt.date, settings: DailySettings) -> float:
@@ -78,12 +92,8 @@ def _has(article: Article, tag: str) -> bool:
     return tag == ALL or tag.casefold() in (own.casefold() for own in tags_of(article))
 
 
-def _line(article: Article, max_words: int) -> str:
+def _line(article: Article, max_words: int, *, short: bool) -> str:
     assert article.summary is not None
     title = one_line(article.title).rstrip(".:")
-    told = one_line(article.summary.text)
+    told = one_line((short and article.summary.headline) or article.summary.text)
     return cut(f"{title}: {told}" if title else told, min(MAX_WORDS_EACH, max_words))
-
-
-def _pieces(template: str) -> Iterator[str]:
-    yield from re.split("(" + "|".join(re.escape(place) for place in PLACES) + ")", template)

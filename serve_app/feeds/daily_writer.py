@@ -15,6 +15,7 @@ from dataclasses import replace
 
 from serve_app.errors import Cancelled, ContextLengthExceeded, DatabaseUnavailable, FrugalError, GenerationFailed, Overloaded, Unavailable
 from serve_app.feeds import daily
+from serve_app.feeds.acceptance import objection
 from serve_app.feeds.decide import next_try
 from serve_app.messages import REUSED, Answer, Message
 from serve_app.messages_feeds import Article, DailyDigest
@@ -104,10 +105,11 @@ class DailyWriter:
 
     async def _write(self, digest: DailyDigest, found: tuple[Article, ...], settings: FeedsSettings) -> DailyDigest:
         """What becomes of a pending digest."""
-        if not daily.chosen(found, digest.tag, settings.digest.max_words):
+        choice = daily.choose(found, digest.tag, settings.digest.max_words)
+        if not choice.articles:
             return replace(digest, state="empty", next_try_at=None, reason=None, updated_at=self._now())
         try:
-            chosen, answer = await self._answer(digest, found, settings)
+            choice, answer = await self._answer(digest, choice, settings)
         except FrugalError as error:
             return self._again(digest, error, settings)
         finish, was_free = answer.finish, answer.opening.outcome in REUSED
@@ -115,7 +117,7 @@ class DailyWriter:
             digest,
             state="done",
             text=daily.paragraph(answer.text, finish.reason),
-            article_ids=tuple(article.id for article in chosen),
+            article_ids=tuple(article.id for article in choice.articles),
             reason=None,
             next_try_at=None,
             model=self._model,
@@ -126,28 +128,27 @@ class DailyWriter:
             updated_at=self._now(),
         )
 
-    async def _answer(self, digest: DailyDigest, found: tuple[Article, ...], settings: FeedsSettings) -> tuple[tuple[Article, ...], Answer]:
-        """An accepted answer and the articles that it is about: fewer where all were too long for the model.
+    async def _answer(self, digest: DailyDigest, choice: daily.Choice, settings: FeedsSettings) -> tuple[daily.Choice, Answer]:
+        """An accepted answer and what it is about: fewer articles where all were too long for the model.
 
         Raises:
             FrugalError: there is none.
         """
         max_words = settings.digest.max_words
         while True:
-            chosen = daily.chosen(found, digest.tag, max_words)
-            messages = daily.question(chosen, digest.tag, digest.date, settings.digest)
             try:
-                answer = await self._asked(digest, messages, settings)
+                answer = await self._asked(digest, daily.question(choice, digest.tag, digest.date, settings.digest), settings)
             except ContextLengthExceeded:
-                if max_words // 2 < MIN_WORDS or len(chosen) == 1:
-                    raise
                 max_words //= 2
+                if max_words < MIN_WORDS or len(choice.articles) == 1:
+                    raise
+                choice = daily.choose(choice.articles, digest.tag, max_words)
                 continue
             if answer.finish.reason == "cancelled":
                 raise Cancelled("the generation was given up before its end")
-            if not daily.paragraph(answer.text, answer.finish.reason):
-                raise GenerationFailed("the model answered nothing")
-            return chosen, answer
+            if (reason := objection(answer.text, settings.digest.template, "\n".join(choice.lines))) is not None:
+                raise GenerationFailed(reason)
+            return choice, answer
 
     async def _asked(self, digest: DailyDigest, messages: tuple[Message, ...], settings: FeedsSettings) -> Answer:
         try:

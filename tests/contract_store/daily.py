@@ -8,6 +8,8 @@ from dataclasses import replace
 import pytest
 
 from serve_app.errors import BadRequest
+from serve_app.events import tags_of
+from serve_app.feeds.daily import choose
 from serve_app.messages_feeds import DailyDigest, DailyQuery
 from serve_app.settings_webhooks import Webhook
 from serve_app.store.articles import LEASE, ArticleStore, LeaseLost
@@ -152,3 +154,20 @@ def test_only_the_holder_of_the_lease_writes(store: DailyStore) -> None:
     with pytest.raises(LeaseLost):
         store.begin("another", TUESDAY, ("law",), 10.0)
     assert store.query(DailyQuery()).digests == (DailyDigest(TUESDAY, "ai", updated_at=10.0),)
+
+
+def test_the_tags_of_a_summary_choose_its_digest_and_its_webhook(store: DailyStore, database: Database) -> None:
+    outbox = Outbox()
+    hook = Webhook(url="https://me.test/articles", secret=HOOK.secret, events=("article.done",), tags=("ai",))
+    outbox.set((hook,))
+    WebhookStore(database).sync(ME, (HOOK, hook), 1.0)
+    told = ArticleStore(database, outbox)
+    with_articles(told, article("a"), article("b", text_hash="h2"))
+    told.record_result(ME, article("a").id, "h1", replace(summary(), tags=("law",)))
+    told.record_result(ME, article("b").id, "h2", replace(summary(text_hash="h2"), tags=("AI", "law")))
+    told.record_result(ME, article("a").id, "h1", replace(summary(), tags=("ai",)))
+    found = store.summarised(0.0, 1e6, 10)
+    assert {found.guid: tags_of(found) for found in found} == {"a": ("ai",), "b": ("AI", "law")}
+    assert [found.guid for found in choose(found, "law", 400).articles] == ["b"]
+    bodies = [json.loads(delivery.body)["data"] for delivery in WebhookStore(database).due(hook.id, 1e6, 10)]
+    assert sorted((body["guid"], tuple(body["summary"]["tags"])) for body in bodies) == [("a", ("ai",)), ("b", ("AI", "law"))]

@@ -52,7 +52,9 @@ def test_a_feed_tells_its_state_and_no_password(state: Any, type: str) -> None:
         (hook(tags=("ai",)), Event("article.done", 1.0, {}, ("id",), ("ai", "law")), True),
         (hook(tags=("ai",)), Event("article.done", 1.0, {}, ("id",), ("law",)), False),
         (hook(tags=("ai",)), Event("digest.daily", 1.0, {}, (), ("law",)), False),
+        (hook(tags=("ai",)), Event("article.done", 1.0, {}, ("id",), ("AI",)), True),
         (hook(tags=("ai",)), Event("feed.gone", 1.0, {}, ("id",)), True),
+        (hook(tags=("ai",), events=("article.failed",)), Event("article.failed", 1.0, {}, ("id",)), True),
     ],
 )
 def test_each_receiver_hears_what_its_filters_let_through(wanted: Webhook, event: Event, expected: bool) -> None:

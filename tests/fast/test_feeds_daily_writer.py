@@ -166,7 +166,7 @@ async def test_a_failing_model_is_asked_again_less_and_less_and_then_it_says_fai
         await world.until_state("failed")
         await world.rounds()
     assert [attempts for attempts, _content in world.asked] == [0, 1, 2]
-    reason = {"empty": "the model answered nothing", "error": "out of memory", "bug": "unexpected error (KeyError)"}[bad]
+    reason = {"empty": "the model answered only '...'", "error": "out of memory", "bug": "unexpected error (KeyError)"}[bad]
     assert world.one().reason is not None
     assert reason in (world.one().reason or "")
     assert (world.one().text, world.one().next_try_at) == ("", None)
