@@ -10,6 +10,7 @@ import asyncio
 import logging
 from collections.abc import Awaitable, Callable
 
+from serve_app import faults
 from serve_app.errors import Cancelled, ContextLengthExceeded, FrugalError, GenerationFailed, Overloaded, Unavailable
 from serve_app.feeds.decide import next_try
 from serve_app.feeds.prompt import accept, clean
@@ -43,6 +44,7 @@ class Summariser:
         Raises:
             LeaseLost: another replica may write now.
         """
+        faults.at("article taken up")
         error = await self._try(article, settings)
         if error is None:
             self._metrics.inc("frugal_summaries_total", result="done")
@@ -54,6 +56,7 @@ class Summariser:
     async def _try(self, article: Article, settings: FeedsSettings) -> FrugalError | None:
         try:
             answer = await self._ask(article, settings)
+            faults.at("answer received")
         except FrugalError as error:
             return error
         except asyncio.CancelledError:
@@ -71,6 +74,7 @@ class Summariser:
         summary = summary_of(article, answer, self._model, settings, self._now())
         # False where the article changed meanwhile: it is pending again and comes back by itself.
         await asyncio.to_thread(self._store.record_result, self._holder, article.id, article.text_hash, summary)
+        faults.at("result stored")
         return None
 
     async def _postpone(self, article: Article, error: FrugalError, settings: FeedsSettings) -> None:
@@ -78,6 +82,7 @@ class Summariser:
         self.paused_until = max(self.paused_until, later)
         self._metrics.inc("frugal_summaries_total", result="retry")
         await asyncio.to_thread(self._store.postpone, self._holder, article.id, article.text_hash, error.message, later)
+        faults.at("article postponed")
 
     async def _fail(self, article: Article, error: FrugalError, settings: FeedsSettings) -> None:
         now, attempts = self._now(), article.attempts + 1
@@ -87,6 +92,7 @@ class Summariser:
         await asyncio.to_thread(
             self._store.record_article_failure, self._holder, article.id, article.text_hash, error.message, attempts, later, now
         )
+        faults.at("failed try stored")
 
 
 def summary_of(article: Article, answer: Answer, model: str, settings: FeedsSettings, now: float) -> Summary:
