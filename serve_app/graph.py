@@ -166,8 +166,8 @@ class FeedsDeployment:
     async def add_feed(self, url: str, options: dict[str, Any]) -> Feed | Failed:
         return await as_value(self._service.add_feed(url, options))
 
-    async def change_feed(self, feed_id: str, options: dict[str, Any]) -> Feed | Failed:
-        return await as_value(self._service.change_feed(feed_id, options))
+    async def change_feed(self, feed_id: str, options: dict[str, Any], paused: bool | None) -> Feed | Failed:
+        return await as_value(self._service.change_feed(feed_id, options, paused))
 
     async def remove_feed(self, feed_id: str) -> Failed | None:
         return await as_value(self._service.remove_feed(feed_id))

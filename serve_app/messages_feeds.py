@@ -9,6 +9,7 @@ from serve_app.messages import Outcome
 
 ArticleState = Literal["pending", "done", "failed", "skipped"]
 FeedState = Literal["new", "ok", "failing", "gone", "paused"]
+PausedBy = Literal["person", "config", "both"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,7 +61,8 @@ class Feed:
 
     `moved_to` is where requests go instead of `url`, `duplicate_of` the id of another feed at which its redirects end. The other times
     and counts at the end are those of its rhythm and of a redirect that is being proven; see store/schema.py.
-    `options` are its own settings (settings_feeds.FeedOptions).
+    `options` are its own settings (settings_feeds.FeedOptions). `paused_by`: a person, the configuration that names it
+    no more, or both.
     """
 
     id: str
@@ -88,6 +90,7 @@ class Feed:
     entry_gap_s: float | None = None
     newest_at: float | None = None
     options: dict[str, Any] = field(default_factory=dict)
+    paused_by: PausedBy | None = None
 
     @property
     def address(self) -> str:

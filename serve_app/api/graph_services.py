@@ -157,8 +157,8 @@ class GraphServices:
         feed: Feed = await self._calls.feeds("add_feed", url, options)
         return feed
 
-    async def change_feed(self, id: str, options: dict[str, Any]) -> Feed:
-        feed: Feed = await self._calls.feeds("change_feed", id, options)
+    async def change_feed(self, id: str, options: dict[str, Any], paused: bool | None = None) -> Feed:
+        feed: Feed = await self._calls.feeds("change_feed", id, options, paused)
         return feed
 
     async def remove_feed(self, id: str) -> None:

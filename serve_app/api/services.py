@@ -60,8 +60,9 @@ class Services(Protocol):
         """`options` as FeedOptions writes them. Raises Conflict where the feed exists, BadRequest for an address that no feed can have."""
         ...
 
-    async def change_feed(self, id: str, options: dict[str, Any]) -> Feed:
-        """An option of None is as for all feeds again. Raises NotFound, and Conflict for a feed that the configuration names."""
+    async def change_feed(self, id: str, options: dict[str, Any], paused: bool | None = None) -> Feed:
+        """An option of None is as for all feeds again; `paused`: a person pauses it or lets it go on. Raises NotFound, and Conflict for
+        options of a feed that the configuration names."""
         ...
 
     async def remove_feed(self, id: str) -> None:

@@ -224,8 +224,10 @@ class FeedsLoop:
             await self._wait("subscribe", max(self._idle_wait_s, SUBSCRIBE_S))
 
     async def take(self, feed_id: str, body: bytes, content_type: str | None) -> None:
-        """Store what a hub pushed; see FeedChecker.take."""
+        """Store what a hub pushed; see FeedChecker.take. For a paused feed it is dropped: the first check afterwards will bring it."""
         feed = await asyncio.to_thread(self._store.feed, feed_id)
+        if feed.state == "paused":
+            return
         await self._checker.take(feed, body, content_type, self._settings)
         self._wakers["summarise"].set()
 

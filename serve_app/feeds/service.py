@@ -98,14 +98,14 @@ class FeedsService:
         """
         await asyncio.to_thread(self._store.remove_feed, feed_id)
 
-    async def change_feed(self, feed_id: str, options: Mapping[str, Any]) -> Feed:
-        """Give a feed that the API added other options.
+    async def change_feed(self, feed_id: str, options: Mapping[str, Any], paused: bool | None = None) -> Feed:
+        """Give a feed that the API added other options; pause any feed, or let it go on.
 
         Raises:
             NotFound: there is no such feed.
-            Conflict: the configuration names it.
+            Conflict: the configuration names it and it was to get options, or it left the configuration and was to go on.
         """
-        feed = await asyncio.to_thread(self._store.change_feed, feed_id, options)
+        feed = await asyncio.to_thread(self._store.change_feed, feed_id, options, paused)
         self._wake()
         return feed
 

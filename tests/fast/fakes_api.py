@@ -249,12 +249,14 @@ class FakeServices:
             raise Conflict("the configuration names this feed; remove it there")
         del self.all_feeds[id]
 
-    async def change_feed(self, id: str, options: dict[str, Any]) -> Feed:
+    async def change_feed(self, id: str, options: dict[str, Any], paused: bool | None = None) -> Feed:
         known = self._feed(id)
-        if known.origin == "config":
+        if options and known.origin == "config":
             raise Conflict("the configuration names this feed; change it there")
         self.changed.append((id, options))
-        return known
+        if paused is not None:
+            self.all_feeds[id] = replace(known, state="paused" if paused else "ok", paused_by="person" if paused else None)
+        return self.all_feeds[id]
 
     async def refresh_feed(self, id: str) -> Feed:
         return self._feed(id)

@@ -248,7 +248,7 @@ async def test_changes_of_feeds_go_to_feeds_and_its_errors_come_back(world: Worl
     await world.services.retry_article("a0")
     assert world.calls.asked == [
         ("add_feed", url, {"full_text": True}),
-        ("change_feed", "feed0", {"full_text": None}),
+        ("change_feed", "feed0", {"full_text": None}, None),
         ("refresh_feed", "feed0"),
         ("remove_feed", "feed0"),
         ("retry_article", "a0"),
