@@ -99,6 +99,26 @@ class Feed:
 
 
 @dataclass(frozen=True, slots=True)
+class ProbeStep:
+    """One step of a trial check: `name` it, whether it went well, what was found in words, and the same as data."""
+
+    name: str
+    ok: bool
+    text: str
+    details: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Probe:
+    """What a check of an address would do. `url` is masked; `feeds`: those that a web page at this address names."""
+
+    url: str
+    ok: bool
+    steps: tuple[ProbeStep, ...]
+    feeds: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
 class ArticleQuery:
     """Which articles: of one feed, in one state, holding a text (title, article or summary, any case), published or first seen since a
     Unix time. Newest first; `cursor` is the opaque `next_cursor` of the page before."""

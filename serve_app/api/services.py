@@ -12,7 +12,7 @@ from typing import Any, Protocol
 from serve_app.cache.stored import StoredAnswers
 from serve_app.feeds.websub import Verification
 from serve_app.messages import Answer, Ask, Item, ModelCard
-from serve_app.messages_feeds import Article, ArticlePage, ArticleQuery, Feed
+from serve_app.messages_feeds import Article, ArticlePage, ArticleQuery, Feed, Probe
 from serve_app.settings import IngressSettings
 
 
@@ -71,6 +71,10 @@ class Services(Protocol):
 
     async def refresh_feed(self, id: str) -> Feed:
         """Make the feed due now. Raises NotFound."""
+        ...
+
+    async def check_feed(self, url: str) -> Probe:
+        """What a check of this address would do; nothing is stored. Raises Overloaded where too many of these run."""
         ...
 
     async def verify_push(self, id: str, token: str, asked: Verification) -> str:
