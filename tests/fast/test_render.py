@@ -34,6 +34,7 @@ def feed(**changes: Any) -> dict[str, Any]:
         "url": "https://example.org/feed.xml",
         "num_articles": {"done": 3, "pending": 1, "failed": 0},
         "last_error": None,
+        "paused_by": None,
         "next_check_at": 1_700_003_600.0,
     }
     return {**plain, **changes}
