@@ -31,11 +31,12 @@ $(VENV)/installed: pyproject.toml constraints.txt
 serve: install
 	@exec $(BIN)/frugal-serve serve $(CONFIG)
 
-test: install
-	@exec $(BIN)/python -m pytest
+# The fast ring on all cores, because it waits as much as it computes; then the others one after the other, because they measure and kill.
+test: test-fast
+	@exec $(BIN)/python -m pytest --ignore=tests/fast
 
 test-fast: install
-	@exec $(BIN)/python -m pytest tests/fast
+	@$(BIN)/python -m pytest tests/fast -n auto --dist worksteal
 
 lint: install
 	@$(BIN)/ruff check .

@@ -170,6 +170,9 @@ class IngressSettings(Settings):
         ("127.0.0.1", "localhost", "[::1]"), description="host names under which a browser may change state"
     )
     allowed_origins: tuple[str, ...] = Field((), description="further web origins that may change state, as https://host[:port]")
+    public_url: str | None = Field(
+        None, description="this server as its readers reach it, https://host[:port][/prefix], for the addresses in published feeds"
+    )
     max_body_bytes: int = Field(1_000_000, ge=1_000)
     max_in_flight: int = Field(512, ge=1, le=900, description="completions at once per replica; more are refused with a 429")
     request_timeout_s: Seconds = Field(600, gt=0)
@@ -183,6 +186,8 @@ class IngressSettings(Settings):
         for origin in self.allowed_origins:
             if not re.fullmatch(r"https?://[^/\s]+", origin):
                 raise ValueError(f"allowed_origins: {origin!r} can never match; write scheme://host[:port] and nothing after it")
+        if self.public_url is not None and not re.fullmatch(r"https?://[^/?#\s@]+(/[^?#\s]*)?", self.public_url):
+            raise ValueError("public_url is no address that a reader could use; write https://host[:port][/prefix]")
         return self
 
 

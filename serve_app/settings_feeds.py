@@ -7,6 +7,7 @@ from typing import Any
 
 from pydantic import Field, model_validator
 
+from serve_app.feed_rules import Rule
 from serve_app.feed_url import SAMPLE_FEED, check_feed_url, masked
 from serve_app.settings_base import Seconds, Settings
 
@@ -18,6 +19,9 @@ class FeedOptions(Settings):
 
     title: str | None = Field(None, max_length=300, description="shown instead of the title in its document")
     full_text: bool | None = Field(None, description="read the article's own page, for feeds that carry only a sentence or two of each")
+
+    keep: tuple[Rule, ...] | None = Field(None, description="only entries that one of these rules matches, beside those for all feeds")
+    block: tuple[Rule, ...] | None = Field(None, description="no entries that one of these rules matches, beside those for all feeds")
 
     def own(self) -> dict[str, Any]:
         """Those that are given, as JSON knows them."""
@@ -76,6 +80,8 @@ class FeedsSettings(Settings):
     max_checks: int = Field(32, ge=1, le=256, description="feeds checked at once, of one host always one")
     max_new_per_check: int = Field(50, ge=1, description="entries of one check that become work, the newest; older new ones are skipped")
     min_words: int = Field(20, ge=0, description="an article of fewer words, and fewer than 6 times as many characters, is skipped")
+    keep: tuple[Rule, ...] = Field((), description="only entries that one of these matches become articles, as title=<pattern>")
+    block: tuple[Rule, ...] = Field((), description="entries that one of these matches are skipped")
     lease_s: Seconds = Field(10, gt=0, description="how long a dead Feeds replica blocks its successor")
     connect_timeout_s: Seconds = Field(5, gt=0)
     total_timeout_s: Seconds = Field(30, gt=0)

@@ -9,6 +9,7 @@ import hashlib
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
+from serve_app.feed_rules import refusal
 from serve_app.feeds.hints import Skips
 from serve_app.feeds.parse import Entry, ParsedFeed
 from serve_app.feeds.text import num_words
@@ -178,10 +179,18 @@ def _article(feed: Feed, entry: Entry, first_seen_at: float, now: float, setting
         text_hash=entry.text_hash,
         state="pending",
     )
+    if reason := _refusal(feed, entry, settings):
+        return _skipped(article, reason)
     if _is_long_enough(entry.text, settings):
         return article
     words = num_words(entry.text)
     return _skipped(article, f"only {words} word{'' if words == 1 else 's'}")
+
+
+def _refusal(feed: Feed, entry: Entry, settings: FeedsSettings) -> str | None:
+    own = feed.options
+    what = {"title": entry.title, "text": entry.text, "link": entry.link, "author": entry.author, "tag": entry.tags}
+    return refusal(what, (settings.keep, own.get("keep", ())), (*settings.block, *own.get("block", ())))
 
 
 def _is_long_enough(text: str, settings: FeedsSettings) -> bool:

@@ -24,6 +24,7 @@ class Item:
     author: str
     published_at: float | None
     bodies: tuple[tuple[str, bool], ...]
+    tags: tuple[str, ...] = ()
 
 
 def looks_like(body: bytes) -> bool:
@@ -60,6 +61,7 @@ def _item(item: dict[str, Any]) -> Item:
         plain_title=True,
         author=", ".join(name for name in names if name),
         published_at=_timestamp(_text(item, "date_published") or _text(item, "date_modified")),
+        tags=tuple(tag for tag in item["tags"] if isinstance(tag, str)) if isinstance(item.get("tags"), list) else (),
         bodies=((_text(item, "content_html"), False), (_text(item, "content_text"), True), (_text(item, "summary"), True)),
     )
 

@@ -29,12 +29,14 @@ MAX_TITLE = 1_000
 MAX_GUID = 2_000  # bytes: an index of PostgreSQL holds at most 2,704 per row
 MAX_LINK = 4_000
 MAX_TEXT = 200_000
+MAX_TAGS, MAX_TAG = 10, 60
 MAX_ENTRIES = 5_000  # the first ones, which are the newest in nearly every feed
 
 
 @dataclass(frozen=True, slots=True)
 class Entry:
-    """One entry: plain text throughout, `link` http(s) or empty, `published_at` in Unix seconds where the feed gives a date."""
+    """One entry: plain text throughout, `link` http(s) or empty, `published_at` in Unix seconds where the feed gives a date,
+    `tags` its categories."""
 
     guid: str
     link: str
@@ -43,6 +45,7 @@ class Entry:
     published_at: float | None
     text: str
     text_hash: str
+    tags: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,6 +114,7 @@ def _from_feedparser(entry: Mapping[str, Any]) -> jsonfeed.Item:
         plain_title=plain_title,
         author=str(entry.get("author") or ""),
         published_at=_timestamp(entry.get("published_parsed") or _updated(entry)),
+        tags=tuple(str(tag.get("label") or tag.get("term") or "") for tag in entry.get("tags") or ()),
         bodies=(*bodies, _detail(entry, "summary")),
     )
 
@@ -131,7 +135,12 @@ def _entry(item: jsonfeed.Item, url: str) -> Entry:
     link = _link(item.link, url)
     hashed = text_hash(title, text)
     guid = _guid(one_line(item.guid) or link or hashed)
-    return Entry(guid, link, title, one_line(visible_text(item.author))[:MAX_TITLE], item.published_at, text, hashed)
+    return Entry(guid, link, title, one_line(visible_text(item.author))[:MAX_TITLE], item.published_at, text, hashed, _tags(item.tags))
+
+
+def _tags(tags: Iterable[str]) -> tuple[str, ...]:
+    found = (one_line(visible_text(tag))[:MAX_TAG] for tag in islice(tags, 4 * MAX_TAGS))
+    return tuple(dict.fromkeys(filter(None, found)))[:MAX_TAGS]
 
 
 def _text(value: str, plain: bool) -> str:

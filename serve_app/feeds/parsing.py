@@ -95,7 +95,7 @@ def _why(status: int) -> str:
 
 
 def _feed(data: dict[str, Any]) -> ParsedFeed:
-    return ParsedFeed(**{**data, "entries": tuple(Entry(**entry) for entry in data["entries"])})
+    return ParsedFeed(**{**data, "entries": tuple(Entry(**{**entry, "tags": tuple(entry["tags"])}) for entry in data["entries"])})
 
 
 async def _end(process: asyncio.subprocess.Process) -> None:

@@ -119,14 +119,15 @@ def test_each_field_in_turn_changes_the_key_or_says_why_not(owner: type, name: s
     assert (shard_key(asks[0]) != shard_key(asks[1])) == differ
 
 
+@dataclasses.dataclass
 class Tokenizer:
     """As much of one as the fingerprint sees."""
 
-    def __init__(self, template: str = "{{ messages }}", words: tuple[str, ...] = ("a", "b")) -> None:
-        self.chat_template, self._words = template, words
+    chat_template: str = "{{ messages }}"
+    words: tuple[str, ...] = ("a", "b")
 
     def get_vocab(self) -> dict[str, int]:
-        return {word: number for number, word in enumerate(self._words)}
+        return {word: number for number, word in enumerate(self.words)}
 
 
 def fingerprint(*, identity: str = "sha256:1", dtype: str = "bfloat16", tokenizer: Tokenizer | None = None, **of_model: object) -> str:
@@ -140,7 +141,7 @@ IN_FINGERPRINT: dict[str, dict[str, Any]] = {
     "revision": {"identity": "some/model@other"},
     "quantization": {"quantization": "fp4"},
     "dtype": {"dtype": "float32"},
-    "fingerprint": {"tokenizer": Tokenizer(template="{{ other }}")},
+    "fingerprint": {"tokenizer": Tokenizer(chat_template="{{ other }}")},
 }
 NOT_IN_FINGERPRINT = {
     "id": "is in the key itself, as Generate.model",

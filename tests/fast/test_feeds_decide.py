@@ -46,6 +46,19 @@ def test_of_one_check_only_the_newest_become_work_and_nothing_is_lost(feed: Feed
     ]
 
 
+def test_what_the_rules_of_all_feeds_or_of_this_one_refuse_is_skipped_with_the_rule_and_costs_no_room() -> None:
+    feed = replace(NEW_FEED, options={"block": ["tag=^ads$"], "keep": ["title=[a-z]"]})
+    entries = [replace(entry("a", 4.0), tags=("Ads",)), entry("b", 3.0), entry("c", 2.0), entry("1", 1.0)]
+    settings = SETTINGS.model_copy(update={"block": ("title=^b",)})
+    decision = decide(feed, {}, ParsedFeed("T", None, tuple(entries)), 100.0, settings)
+    assert states(decision) == [
+        ("1", "skipped", "kept by none of the rules title=[a-z]"),
+        ("c", "pending", None),
+        ("b", "skipped", "blocked by the rule title=^b"),
+        ("a", "skipped", "blocked by the rule tag=^ads$"),
+    ]
+
+
 def test_edits_get_the_room_that_new_entries_leave_and_the_others_wait_for_a_later_check() -> None:
     stored = {guid: known(entry(guid)) for guid in ("a", "b", "c")}
     edits = [entry(guid, date, "a text that was edited since") for guid, date in (("c", 30.0), ("b", 20.0), ("a", 10.0))]

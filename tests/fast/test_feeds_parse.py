@@ -185,3 +185,28 @@ def test_odd_dates_and_ttls_are_left_out() -> None:
     found = parse(rss(items, "<ttl>soon</ttl>"), URL, None)
     assert found.ttl_s is None
     assert found.entries[0].published_at is None
+
+
+RSS = b"<rss version='2.0'><channel><item><guid>1</guid>%s</item></channel></rss>"
+ATOM = b"<feed xmlns='http://www.w3.org/2005/Atom'><entry><id>1</id>%s</entry></feed>"
+JSON = b'{"version": "https://jsonfeed.org/version/1.1", "items": [{"id": "1", "tags": %s}]}'
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        RSS % b"<category>A &amp; B</category><category>x</category><category>x</category>",
+        ATOM % b"<category term='a' label='A &amp; B'/><category term='x'/>",
+        JSON % b'["A & B", 5, " ", "x"]',
+    ],
+    ids=["RSS", "Atom", "JSON Feed"],
+)
+def test_categories_are_tags(body: bytes) -> None:
+    (entry,) = parse(body, "https://feed.test/", None).entries
+    assert entry.tags == ("A & B", "x")
+
+
+def test_tags_are_few_and_short() -> None:
+    many = b"".join(b"<category>%d%s</category>" % (number, b"x" * 100) for number in range(50))
+    (entry,) = parse(RSS % many, "https://feed.test/", None).entries
+    assert (len(entry.tags), {len(tag) for tag in entry.tags}) == (10, {60})

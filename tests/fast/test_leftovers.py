@@ -36,6 +36,8 @@ def start() -> Iterator[Start]:
 
     yield begin
     for process in started:
+        for child in psutil.Process(process.pid).children() if process.poll() is None else []:
+            child.kill()
         process.kill()
         process.wait()
 

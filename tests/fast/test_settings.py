@@ -15,6 +15,8 @@ from serve_app.settings_base import Settings
 from serve_app.settings_cache import CacheSettings
 from serve_app.settings_feeds import FeedEntry, FeedsSettings, SummaryPrompt
 
+FEED_KEYS = ", ".join(sorted(FeedEntry.model_fields))
+
 
 def problems_of(cls: type[Settings], data: Any, where: str = "") -> list[str]:
     with pytest.raises(ConfigError) as caught:
@@ -40,7 +42,7 @@ def test_what_is_loaded_can_be_written_and_loaded_again(cls: type[Settings]) -> 
         (IngressSettings, {"sampling": {"temprature": 0}}, "args.sampling.temprature: unknown key; did you mean temperature?"),
         (FeedsSettings, {"feeds": [{"url": SAMPLE_FEED, "titel": "x"}]}, "args.feeds[0].titel: unknown key; did you mean title?"),
         (FeedsSettings, {"summary": {"templat": "x"}}, "args.summary.templat: unknown key; did you mean template?"),
-        (FeedEntry, {"url": SAMPLE_FEED, "zzz": 1}, "args.zzz: unknown key; remove it (known: full_text, title, url)"),
+        (FeedEntry, {"url": SAMPLE_FEED, "zzz": 1}, f"args.zzz: unknown key; remove it (known: {FEED_KEYS})"),
     ],
 )
 def test_an_unknown_key_names_its_place_and_the_nearest_known_key(cls: type[Settings], data: dict[str, Any], problem: str) -> None:

@@ -12,8 +12,9 @@ from serve_app.feeds.prompt import clean, question
 from serve_app.messages import Ask, Generate, Sampling
 from serve_app.messages_feeds import Article
 from serve_app.settings_feeds import SummaryPrompt
+from serve_app.store import article_rows
 from serve_app.store.database import Database
-from serve_app.store.schema import answers, articles, ledger, results
+from serve_app.store.schema import answers, articles, ledger
 from tests.ray.conftest import MAX_IN_FLIGHT, SUMMARY
 from tests.ray.feed_server import FeedServer
 from tests.ray.program import Program
@@ -64,20 +65,20 @@ def check_stored(program: Program, feed: str, num_articles: int) -> None:
     database = Database(f"sqlite:///{program.folder}/data/frugal.db")
     card = program.get("/v1/models")["data"][0]
     with database.read() as connection:
-        rows = connection.execute(select(articles, results.c.summary).join(results).where(articles.c.feed_id == feed)).mappings().all()
+        rows = connection.execute(article_rows.select_articles(with_text=True).where(articles.c.feed_id == feed)).all()
         stored = {row["key"]: row for row in connection.execute(select(answers)).mappings()}
         of_feed = ledger.c.feed_id == feed
         generated = connection.scalar(select(func.sum(ledger.c.requests)).where(of_feed, ledger.c.outcome == "miss"))
     assert len(rows) == num_articles
-    for row in rows:
-        answer = stored[answer_key(asked(row, card["id"]), card["fingerprint"])]
-        assert row["summary"] == clean(answer["text"], "length") or row["summary"] == clean(answer["text"], "stop")
+    for article in map(article_rows.article_of, rows):
+        answer = stored[answer_key(asked(article, card["id"]), card["fingerprint"])]
+        assert article.summary is not None
+        assert article.summary.text in (clean(answer["text"], "length"), clean(answer["text"], "stop"))
     assert generated is not None
     assert num_articles <= generated <= num_articles + NUM_KILLS * MAX_IN_FLIGHT
 
 
-def asked(row: object, model: str) -> Ask:
-    summary, names = SummaryPrompt.load(SUMMARY), Article.__dataclass_fields__
-    article = Article(**{name: row[name] for name in names if name != "summary"})  # type: ignore[index]
+def asked(article: Article, model: str) -> Ask:
+    summary = SummaryPrompt.load(SUMMARY)
     sampling = Sampling(max_tokens=summary.max_tokens, frequency_penalty=summary.frequency_penalty)
     return Ask(Generate("", model, sampling, question(article, summary)))

@@ -1,0 +1,111 @@
+"""The digest as feeds that other readers follow: /feed.rss, /feed.atom, /feed.json. Thin: the documents are syndicate.py's.
+
+Validators are of the content, so a reader that asks again gets a 304 until a summary is new (https://www.rfc-editor.org/rfc/rfc9110,
+section 13). Tests: tests/fast/test_api_published.py.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Mapping, Sequence
+from email.utils import format_datetime, parsedate_to_datetime
+from typing import Annotated, Any
+from urllib.parse import urlencode
+
+from fastapi import APIRouter, Request, Response
+from fastapi import Query as InQuery
+from pydantic import Field
+
+from serve_app.api import examples, syndicate
+from serve_app.api.dependencies import Graph
+from serve_app.api.fields import Query
+from serve_app.api.services import Services
+from serve_app.errors import NotFound
+from serve_app.messages_feeds import Article, ArticleQuery, Feed
+
+router = APIRouter()
+MAX_AGE_S = 60
+Write = Callable[[syndicate.Channel, Sequence[Article], Mapping[str, Feed]], bytes]
+NOT_MODIFIED: dict[str, Any] = {"description": "Nothing is new since `If-None-Match` or `If-Modified-Since`"}
+
+
+class FeedParams(Query):
+    """Query string of the published feeds."""
+
+    feed: str | None = Field(None, max_length=64, description="only articles of the feed with this id, see GET /v1/feeds")
+    text: str | None = Field(None, max_length=200, description="at most 200 characters that title, text or summary holds, in any case")
+    limit: int = Field(50, ge=1, le=200, description="a whole number from 1 to 200")
+
+    def filters(self) -> tuple[tuple[str, str], ...]:
+        """Those that are set."""
+        return tuple((name, value) for name in ("feed", "text") if (value := getattr(self, name)))
+
+
+def _add(path: str, kind: str, media_type: str, write: Write) -> None:
+    async def published(query: Annotated[FeedParams, InQuery()], request: Request, services: Graph) -> Response:
+        """The newest summarised articles, of all feeds or of some. Ids stay, whatever the filter and the server's address."""
+        channel, articles, feeds = await _content(query, request, path, services)
+        return _reply(request, write(channel, articles, feeds), media_type, syndicate.updated_at(articles))
+
+    router.add_api_route(
+        path,
+        published,
+        methods=["GET"],
+        summary=f"The digest as {kind}",
+        tags=["Published feeds"],
+        response_class=Response,
+        responses={200: {"content": {media_type: {}}}, 304: NOT_MODIFIED, 400: examples.BAD, 404: examples.MISSING},
+        name=kind,
+    )
+    router.add_api_route(path, published, methods=["HEAD"], include_in_schema=False)
+
+
+_add("/feed.rss", "RSS 2.0", syndicate.RSS, syndicate.rss)
+_add("/feed.atom", "Atom 1.0", syndicate.ATOM_TYPE, syndicate.atom)
+_add("/feed.json", "JSON Feed 1.1", syndicate.JSON_TYPE, syndicate.json_feed)
+
+
+async def _content(
+    query: FeedParams, request: Request, path: str, services: Services
+) -> tuple[syndicate.Channel, tuple[Article, ...], dict[str, Feed]]:
+    feeds = {feed.id: feed for feed in await services.feeds()}
+    if query.feed is not None and query.feed not in feeds:
+        raise NotFound(f"there is no feed {query.feed!r}; GET /v1/feeds lists them")
+    page = await services.articles(ArticleQuery(query.feed, "done", query.text, limit=query.limit))
+    names = ["Frugal Serve"]
+    if query.feed is not None:
+        names.append(feeds[query.feed].title or query.feed)
+    if query.text is not None:
+        names.append(query.text)
+    base = (services.settings.public_url or str(request.base_url)).rstrip("/")
+    own = {name: value for name, value in query.model_dump().items() if name in query.model_fields_set and value is not None}
+    channel = syndicate.Channel(" · ".join(names), _address(base, "/", query.filters()), _address(base, path, own), query.filters())
+    return channel, page.articles, feeds
+
+
+def _address(base: str, path: str, params: Any) -> str:
+    return f"{base}{path}" + (f"?{urlencode(params)}" if params else "")
+
+
+def _reply(request: Request, body: bytes, media_type: str, updated_at: float) -> Response:
+    etag = f'"{hashlib.sha256(body).hexdigest()[:32]}"'
+    headers = {"etag": etag, "cache-control": f"max-age={MAX_AGE_S}"}
+    if updated_at:
+        headers["last-modified"] = format_datetime(syndicate.time_of(updated_at), usegmt=True)
+    if _is_known(request, etag, updated_at):
+        return Response(status_code=304, headers=headers)
+    return Response(body, media_type=f"{media_type}; charset=utf-8", headers=headers)
+
+
+def _is_known(request: Request, etag: str, updated_at: float) -> bool:
+    """Whether the reader has these very bytes; its ETag goes before its date, as RFC 9110 13.2.2 demands."""
+    if (given := request.headers.get("if-none-match")) is not None:
+        tags = [tag.strip().removeprefix("W/") for tag in given.split(",")]
+        return etag in tags or "*" in tags
+    since = request.headers.get("if-modified-since")
+    if since is None or not updated_at:
+        return False
+    try:
+        return int(updated_at) <= parsedate_to_datetime(since).timestamp()
+    except (ValueError, TypeError, OverflowError):  # no date: as if it were not there
+        return False

@@ -1,0 +1,207 @@
+"""Summarised articles as RSS 2.0, Atom 1.0 and JSON Feed 1.1. Pure: articles in, bytes out.
+
+Ids are UUIDs made from ours: they stay when a summary is written again, when the server gets another address and in every filter. The
+newest summary's time is the document's own, so the same articles give the same bytes.
+
+Sources: https://www.rssboard.org/rss-specification, https://www.rfc-editor.org/rfc/rfc4287, https://www.jsonfeed.org/version/1.1/, and what
+https://validator.w3.org/feed/ asks beyond them. Tests: tests/fast/test_syndicate.py.
+"""
+
+from __future__ import annotations
+
+import datetime as dt
+import json
+import re
+import uuid
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from email.utils import format_datetime
+from html import escape
+from typing import Any
+from urllib.parse import urlsplit
+from xml.etree import ElementTree as ET
+
+from serve_app.feed_url import masked
+from serve_app.messages_feeds import Article, Feed
+
+NAMESPACE = uuid.UUID("5e0f6a3c-53cf-5d0e-9d34-0e6d3a3d1c55")  # of all ids here; a change makes every article new to every reader
+ATOM, DC = "http://www.w3.org/2005/Atom", "http://purl.org/dc/elements/1.1/"
+NOT_XML = re.compile("[^\t\n\r\u0020-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")  # https://www.w3.org/TR/xml/#charsets
+NOT_IN_ADDRESS = re.compile(r"[\x00-\x20\x7f<>\"]")
+AUTHOR = "Frugal Serve"
+NOTE = "Summaries are written by a language model and may be wrong; the linked article is the source."
+RSS, ATOM_TYPE, JSON_TYPE = "application/rss+xml", "application/atom+xml", "application/feed+json"
+
+ET.register_namespace("atom", ATOM)
+ET.register_namespace("dc", DC)
+
+
+@dataclass(frozen=True, slots=True)
+class Channel:
+    """What is published: its title, the page that shows the same, its own address, and what tells it from other filters."""
+
+    title: str
+    home: str
+    own: str
+    filters: tuple[tuple[str, str], ...] = ()
+
+    @property
+    def id(self) -> str:
+        """The same under any address of this server."""
+        return _urn("channel", json.dumps(sorted(self.filters)))
+
+
+def updated_at(articles: Sequence[Article]) -> float:
+    """Unix time of the newest summary; 0 without one."""
+    return max((article.summary.created_at for article in articles if article.summary), default=0.0)
+
+
+def rss(channel: Channel, articles: Sequence[Article], feeds: Mapping[str, Feed]) -> bytes:
+    """RSS 2.0; authors as dc:creator, because RSS wants an address of e-mail for its own."""
+    root = ET.Element("rss", version="2.0")
+    top = ET.SubElement(root, "channel")
+    for name, text in (("title", channel.title), ("link", channel.home), ("description", NOTE)):
+        _text(top, name, text)
+    ET.SubElement(top, f"{{{ATOM}}}link", rel="self", type=RSS, href=channel.own)
+    _text(top, "lastBuildDate", _rfc822(updated_at(articles)))
+    _text(top, "generator", AUTHOR)
+    for article in articles:
+        item = ET.SubElement(top, "item")
+        _text(item, "title", _title(article))
+        if link := _link(article):
+            _text(item, "link", link)
+        _text(item, "guid", _urn("article", article.id), isPermaLink="false")
+        _text(item, "pubDate", _rfc822(_published(article)))
+        if article.author:
+            _text(item, f"{{{DC}}}creator", article.author)
+        _text(item, "description", _html(article))
+        feed = feeds.get(article.feed_id)
+        if feed is not None and _is_public(feed.url):
+            _text(item, "source", feed.title or feed.url, url=feed.url)
+    return _document(root)
+
+
+def atom(channel: Channel, articles: Sequence[Article], feeds: Mapping[str, Feed]) -> bytes:
+    """Atom 1.0; `updated` of an entry is the time of its summary."""
+    root = ET.Element(f"{{{ATOM}}}feed")
+    for name, text in (("id", channel.id), ("title", channel.title), ("subtitle", NOTE), ("updated", _rfc3339(updated_at(articles)))):
+        _text(root, f"{{{ATOM}}}{name}", text)
+    ET.SubElement(root, f"{{{ATOM}}}link", rel="self", type=ATOM_TYPE, href=channel.own)
+    ET.SubElement(root, f"{{{ATOM}}}link", rel="alternate", type="text/html", href=channel.home)
+    _text(ET.SubElement(root, f"{{{ATOM}}}author"), f"{{{ATOM}}}name", AUTHOR)
+    _text(root, f"{{{ATOM}}}generator", AUTHOR)
+    for article in articles:
+        entry = ET.SubElement(root, f"{{{ATOM}}}entry")
+        _text(entry, f"{{{ATOM}}}id", _urn("article", article.id))
+        _text(entry, f"{{{ATOM}}}title", _title(article))
+        if link := _link(article):
+            ET.SubElement(entry, f"{{{ATOM}}}link", rel="alternate", href=link)
+        _text(entry, f"{{{ATOM}}}published", _rfc3339(_published(article)))
+        _text(entry, f"{{{ATOM}}}updated", _rfc3339(updated_at([article])))
+        if article.author:
+            _text(ET.SubElement(entry, f"{{{ATOM}}}author"), f"{{{ATOM}}}name", article.author)
+        _text(entry, f"{{{ATOM}}}content", _html(article), type="html")
+        if feed := feeds.get(article.feed_id):
+            source = ET.SubElement(entry, f"{{{ATOM}}}source")
+            for name, text in (("id", _urn("feed", feed.id)), ("title", feed.title or feed.id), ("updated", _rfc3339(article.updated_at))):
+                _text(source, f"{{{ATOM}}}{name}", text)
+            if _is_public(feed.url):
+                ET.SubElement(source, f"{{{ATOM}}}link", rel="self", href=feed.url)
+    return _document(root)
+
+
+def json_feed(channel: Channel, articles: Sequence[Article], feeds: Mapping[str, Feed]) -> bytes:
+    """JSON Feed 1.1; `_frugal` holds what the summary took."""
+    items: list[dict[str, Any]] = []
+    for article in articles:
+        item: dict[str, Any] = {
+            "id": _urn("article", article.id),
+            "title": _title(article),
+            "content_text": _summary(article),
+            "date_published": _rfc3339(_published(article)),
+            "date_modified": _rfc3339(updated_at([article])),
+        }
+        if link := _link(article):
+            item["url"] = link
+        if article.author:
+            item["authors"] = [{"name": article.author}]
+        if made := article.summary:
+            feed = feeds.get(article.feed_id)
+            about = {"article_id": article.id, "feed_id": article.feed_id, "feed_title": feed.title if feed else ""}
+            item["_frugal"] = {**about, "model": made.model, "compute_s": made.compute_s, "cost_usd": made.cost_usd}
+        items.append(item)
+    document = {
+        "version": "https://jsonfeed.org/version/1.1",
+        "title": channel.title,
+        "description": NOTE,
+        "home_page_url": channel.home,
+        "feed_url": channel.own,
+        "authors": [{"name": AUTHOR}],
+        "items": items,
+    }
+    return json.dumps(document, ensure_ascii=False).encode(errors="replace")
+
+
+def _document(root: ET.Element) -> bytes:
+    text = ET.tostring(root, encoding="unicode", default_namespace=None)
+    return b'<?xml version="1.0" encoding="utf-8"?>\n' + text.encode(errors="replace")
+
+
+def _text(parent: ET.Element, name: str, text: str, **attributes: str) -> None:
+    ET.SubElement(parent, name, {key: _clean(value) for key, value in attributes.items()}).text = _clean(text)
+
+
+def _clean(text: str) -> str:
+    """Without what no XML document may hold, not even escaped."""
+    return NOT_XML.sub("\N{REPLACEMENT CHARACTER}", text)
+
+
+def _title(article: Article) -> str:
+    return article.title or _summary(article)[:80] or article.link or article.id
+
+
+def _summary(article: Article) -> str:
+    return article.summary.text if article.summary else ""
+
+
+def _html(article: Article) -> str:
+    return "".join(f"<p>{escape(part, quote=False)}</p>" for part in _summary(article).split("\n") if part.strip())
+
+
+def _link(article: Article) -> str | None:
+    """Where the article is; None for what no reader could open."""
+    try:
+        parts = urlsplit(article.link)
+    except ValueError:
+        return None
+    return (
+        article.link if parts.scheme in ("http", "https") and parts.netloc and not re.search(r"[\x00-\x20\x7f<>\"]", article.link) else None
+    )
+
+
+def _is_public(url: str) -> bool:
+    return url.startswith(("http://", "https://")) and masked(url) == url
+
+
+def _published(article: Article) -> float:
+    return article.first_seen_at if article.published_at is None else article.published_at
+
+
+def _urn(kind: str, name: str) -> str:
+    return uuid.uuid5(NAMESPACE, f"{kind}:{name}").urn
+
+
+def time_of(seconds: float) -> dt.datetime:
+    """To the second, in UTC."""
+    try:
+        return dt.datetime.fromtimestamp(int(seconds), dt.UTC)
+    except (ValueError, OverflowError, OSError):  # no calendar has it
+        return dt.datetime.fromtimestamp(0, dt.UTC)
+
+
+def _rfc822(seconds: float) -> str:
+    return format_datetime(time_of(seconds), usegmt=True)
+
+
+def _rfc3339(seconds: float) -> str:
+    return time_of(seconds).isoformat().replace("+00:00", "Z")
