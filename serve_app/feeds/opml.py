@@ -19,13 +19,14 @@ from xml.sax.saxutils import escape, quoteattr
 from serve_app.errors import BadRequest, ConfigError, FetchError
 from serve_app.feed_url import SAMPLE_FEED, check_feed_url, masked
 from serve_app.feeds import prolog
-from serve_app.feeds.markup import MAX_TAG, Tag, tokens
+from serve_app.feeds.markup import Tag, tokens
 from serve_app.feeds.text import one_line
 from serve_app.messages_feeds import Feed
 from serve_app.settings_feeds import FeedOptions
 
 NAMESPACE = "urn:frugal-serve:feed"
 MAX_OUTLINES = 10_000
+MAX_OUTLINE = 200_000  # characters of one, which long options may need
 MAX_TITLE = 300  # of FeedOptions.title
 MAX_CATEGORY = 300
 FEED_TYPES = ("rss", "atom", "feed", "link")
@@ -65,7 +66,7 @@ def read(body: bytes, content_type: str | None = None) -> tuple[Outline, ...]:
         elif tag.closes:
             names = names[:-1]
         else:
-            given = tag.attributes()
+            given = tag.attributes(MAX_OUTLINE)
             if (outline := _outline(tag, given, "/".join(filter(None, names))[:MAX_CATEGORY], prefix)) is not None:
                 found.append(outline)
             if not tag.empty:
@@ -126,8 +127,8 @@ def _outline(tag: Tag, given: Mapping[str, str], category: str, prefix: str) -> 
         return None
     try:
         check_feed_url(url)
-        if len(tag.source) > MAX_TAG:
-            raise ValueError(f"has more than {MAX_TAG} characters; shorten its options")
+        if len(tag.source) > MAX_OUTLINE:
+            raise ValueError(f"has more than {MAX_OUTLINE} characters; shorten its options")
         own = {name.removeprefix(prefix): value for name, value in given.items() if name.startswith(prefix)}
         if own.get("lacks") == "password":
             raise ValueError(NO_PASSWORD)

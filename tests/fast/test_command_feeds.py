@@ -31,6 +31,8 @@ async def test_feeds_lists_them_or_prints_the_servers_json(server: Server) -> No
     server.services.all_feeds = {"feed0": feed(), "feed1": bad}
     text, data = await server.run("feeds"), await server.run("feeds", "--json")
     assert (text.exit_code, data.exit_code) == (0, 0)
+    listed, listed_data = await server.run("feeds", "list"), await server.run("feeds", "list", "--json")
+    assert (listed.stdout, listed_data.stdout) == (text.stdout, data.stdout)
     assert [line.split()[0] for line in text.stdout.splitlines() if line.startswith("feed")] == ["feed0", "feed1"]
     assert "Evil ]0;owned " in text.stdout
     assert all(char.isprintable() or char == "\n" for char in text.stdout)
