@@ -61,9 +61,13 @@ def imported_feeds(told: dict[str, Any]) -> str:
 
 
 def probe(found: dict[str, Any]) -> str:
-    """The steps of a trial check as a table; `!` marks one that went wrong. Below it the feeds that a web page names."""
+    """The steps of a trial check as a table, each request with the headers that matter; `!` marks a step that went wrong. Below it the
+    feeds that a web page names."""
     width = max(len(step["name"]) for step in found["steps"])
-    lines = [f"{' ' if step['ok'] else '!'} {step['name']:<{width}}  {_plain(step['text'])}" for step in found["steps"]]
+    lines: list[str] = []
+    for step in found["steps"]:
+        lines.append(f"{' ' if step['ok'] else '!'} {step['name']:<{width}}  {_plain(step['text'])}")
+        lines += [f"  {'':<{width}}  {name}: {_plain(value)}" for name, value in step["details"].get("headers", {}).items()]
     lines += [f"  {'try':<{width}}  {_plain(feed)}" for feed in found["feeds"]]
     # An address is copied from here, so none is broken.
     wrapper = textwrap.TextWrapper(_width(), subsequent_indent=" " * (width + 4), break_long_words=False, break_on_hyphens=False)

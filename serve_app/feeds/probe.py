@@ -17,7 +17,7 @@ from typing import Any, Protocol
 from serve_app.errors import FetchError
 from serve_app.feed_url import check_feed_url, masked
 from serve_app.feeds.check import Parse
-from serve_app.feeds.decide import JITTER, Hints, article_id, decide, next_check, rhythm
+from serve_app.feeds.decide import Hints, article_id, decide, next_check, rhythm
 from serve_app.feeds.fetch import Fetched, NotModified
 from serve_app.feeds.parse import ParsedFeed
 from serve_app.feeds.text import num_words
@@ -178,7 +178,8 @@ def _after_failure(feed: Feed, error: FetchError, settings: FeedsSettings, now: 
 
 def _next(said: str, hints: Hints, num_errors: int, settings: FeedsSettings, now: float, details: dict[str, Any]) -> ProbeStep:
     first, last = (next_check(hints, num_errors, now, settings, jitter) for jitter in (0.0, 1.0))
-    text = f"{said}: the next check would come in {_spoken(first - now)}, and up to {JITTER:.0%} later by chance"
+    at_most = f" to {_spoken(last - now)}, by chance" if last > first else ""
+    text = f"{said}: the next check would come in {_spoken(first - now)}{at_most}"
     return ProbeStep("schedule", True, text, {**details, "next_check_at": first, "next_check_at_most": last})
 
 

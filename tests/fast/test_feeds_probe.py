@@ -92,7 +92,7 @@ async def test_a_web_page_names_its_feeds() -> None:
         found = await tried(server.serve("/", page))
         assert (found.ok, found.feeds) == (False, (server.url("/rss"),))
     assert [step.name for step in found.steps if not step.ok] == ["parse"]
-    assert steps(found)["schedule"].startswith("failure 1 in a row: the next check would come in 1 h")
+    assert steps(found)["schedule"] == "failure 1 in a row: the next check would come in 1 h to 1.25 h, by chance"
 
 
 async def test_a_refused_hop_shows_what_it_resolved_to() -> None:
