@@ -9,6 +9,11 @@ from datetime import UTC, datetime
 from typing import Any
 
 MAX_WIDTH = 100
+PAUSED_BY = {
+    "person": "by a person; `frugal-serve feeds resume` lets it go on",
+    "config": "the configuration names it no more",
+    "both": "by a person, and the configuration names it no more",
+}
 
 
 def digest(articles: Iterable[dict[str, Any]]) -> str:
@@ -47,9 +52,34 @@ def _feed(feed: dict[str, Any]) -> Iterator[str]:
         yield f"  {_plain(feed['url'])}"
     counts = ", ".join(f"{count} {state}" for state, count in feed["num_articles"].items() if count)
     yield f"  articles: {counts or 'none yet'}"
+    if feed["paused_by"]:
+        yield f"  paused: {PAUSED_BY[feed['paused_by']]}"
     if feed["last_error"]:
         yield _wrapped(f"last check failed: {_plain(feed['last_error'])}")
-    yield f"  next check: {_time(feed['next_check_at'])}"
+    if feed["state"] not in ("paused", "gone"):
+        yield f"  next check: {_time(feed['next_check_at'])}"
+
+
+def imported_feeds(told: dict[str, Any]) -> str:
+    """What became of a file of feeds: how many, and why some are refused."""
+    lines = [f"{told['added']} added, {told['already_there']} already there, {told['refused']} refused"]
+    refused = [entry for entry in told["entries"] if entry["result"] == "refused"]
+    lines += [_wrapped(f"{_plain(entry['title'] or '(no title)')} {_plain(entry['url'])}: {_plain(entry['reason'])}") for entry in refused]
+    return "\n".join(lines)
+
+
+def probe(found: dict[str, Any]) -> str:
+    """The steps of a trial check as a table, each request with the headers that matter; `!` marks a step that went wrong. Below it the
+    feeds that a web page names."""
+    width = max(len(step["name"]) for step in found["steps"])
+    lines: list[str] = []
+    for step in found["steps"]:
+        lines.append(f"{' ' if step['ok'] else '!'} {step['name']:<{width}}  {_plain(step['text'])}")
+        lines += [f"  {'':<{width}}  {name}: {_plain(value)}" for name, value in step["details"].get("headers", {}).items()]
+    lines += [f"  {'try':<{width}}  {_plain(feed)}" for feed in found["feeds"]]
+    # An address is copied from here, so none is broken.
+    wrapper = textwrap.TextWrapper(_width(), subsequent_indent=" " * (width + 4), break_long_words=False, break_on_hyphens=False)
+    return "\n".join(map(wrapper.fill, lines))
 
 
 def report(data: dict[str, Any]) -> str:
@@ -136,9 +166,12 @@ def _latency(by_outcome: dict[str, dict[str, float | None]]) -> str:
     return "; ".join(parts) or "nothing answered yet"
 
 
+def _width() -> int:
+    return min(MAX_WIDTH, shutil.get_terminal_size().columns)
+
+
 def _wrapped(text: str) -> str:
-    width = min(MAX_WIDTH, shutil.get_terminal_size().columns)
-    return textwrap.fill(text, width, initial_indent="  ", subsequent_indent="  ")
+    return textwrap.fill(text, _width(), initial_indent="  ", subsequent_indent="  ")
 
 
 def stored_answer(entry: dict[str, Any]) -> str:

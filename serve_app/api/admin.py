@@ -39,10 +39,10 @@ from serve_app.store.answers import StoredAnswer
 SET_UP = "make one with `frugal-serve admin-key new`, or set FRUGAL_ADMIN_KEY_SHA256 or Ingress.user_config.admin_key_sha256"
 MAX_REFUSED = 100  # lines of an import that are told one by one
 
-_bearer = HTTPBearer(auto_error=False, description="the key that `frugal-serve admin-key new` printed")
+bearer = HTTPBearer(auto_error=False, description="the key that `frugal-serve admin-key new` printed")
 
 
-async def _admin(services: Graph, given: Annotated[HTTPAuthorizationCredentials | None, Security(_bearer)]) -> None:
+async def require_admin(services: Graph, given: Annotated[HTTPAuthorizationCredentials | None, Security(bearer)]) -> None:
     sha256 = services.admin_key_sha256()
     if sha256 is None:
         raise Forbidden(f"there is no admin key; {SET_UP}")
@@ -55,7 +55,7 @@ async def _admin(services: Graph, given: Annotated[HTTPAuthorizationCredentials 
 router = APIRouter(
     prefix="/v1/admin/cache",
     tags=["Administration"],
-    dependencies=[Depends(_admin)],
+    dependencies=[Depends(require_admin)],
     responses={401: examples.NO_KEY, 403: examples.NO_KEY_SET_UP, 503: examples.STORE_DOWN},
 )
 

@@ -24,7 +24,7 @@ from serve_app.errors import Conflict, FrugalError, NotFound
 from serve_app.feeds.websub import Verification
 from serve_app.logprobs import Candidate, TokenLogprob
 from serve_app.messages import Answer, Ask, Chunk, Failed, Finish, FinishReason, Item, ModelCard, Opening, Outcome, Usage
-from serve_app.messages_feeds import Article, ArticlePage, ArticleQuery, Feed, Summary
+from serve_app.messages_feeds import Article, ArticlePage, ArticleQuery, Feed, Probe, ProbeStep, Summary
 from serve_app.settings import IngressSettings
 
 MODEL = "tiny/model"
@@ -112,6 +112,7 @@ class FakeServices:
     the_report: dict[str, Any] = field(default_factory=dict)
     the_stored: StoredAnswers | None = None
     key_sha256: str | None = None
+    probe_ok: bool = True
     broken: dict[str, Exception] = field(default_factory=dict)
     closed: asyncio.Event = field(default_factory=asyncio.Event)
     waiting: asyncio.Event = field(default_factory=asyncio.Event)
@@ -249,15 +250,22 @@ class FakeServices:
             raise Conflict("the configuration names this feed; remove it there")
         del self.all_feeds[id]
 
-    async def change_feed(self, id: str, options: dict[str, Any]) -> Feed:
+    async def change_feed(self, id: str, options: dict[str, Any], paused: bool | None = None) -> Feed:
         known = self._feed(id)
-        if known.origin == "config":
+        if options and known.origin == "config":
             raise Conflict("the configuration names this feed; change it there")
         self.changed.append((id, options))
-        return known
+        if paused is not None:
+            self.all_feeds[id] = replace(known, state="paused" if paused else "ok", paused_by="person" if paused else None)
+        return self.all_feeds[id]
 
     async def refresh_feed(self, id: str) -> Feed:
         return self._feed(id)
+
+    async def check_feed(self, url: str) -> Probe:
+        self._fail("check_feed")
+        steps = (ProbeStep("address", True, f"{url}: not on the list", {"feed_id": None}), ProbeStep("fetch", False, "no\x1b[2J reply"))
+        return Probe(url, self.probe_ok, steps if not self.probe_ok else steps[:1], ("https://example.org/feed",))
 
     async def verify_push(self, id: str, token: str, asked: Verification) -> str:
         self._subscription(id, token)
