@@ -144,6 +144,42 @@ class ArticleQuery:
 
 
 @dataclass(frozen=True, slots=True)
+class Rerun:
+    """Which articles are to be summarised again: all that is given must hold. A summary of another prompt version or model, or none, is one
+    that `prompt_version_not` and `model_not` leave."""
+
+    feed_id: str | None = None
+    tag: str | None = None
+    ids: tuple[str, ...] | None = None
+    state: ArticleState = "done"
+    prompt_version_not: str | None = None
+    model_not: str | None = None
+    since: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Expected:
+    """What some calls of the model will take, in tokens, compute-seconds and dollars."""
+
+    prompt_tokens: int
+    completion_tokens: int
+    compute_s: float
+    cost_usd: float
+
+
+@dataclass(frozen=True, slots=True)
+class RerunPreview:
+    """What a rerun is, or with `dry_run` would be. `num_same` of the articles have a summary of this very prompt and model: while their
+    answers are in the cache, they cost nothing. `expected` takes no answer for stored; None where nothing is known yet."""
+
+    dry_run: bool
+    num_articles: int
+    num_calls: int
+    num_same: int
+    expected: Expected | None
+
+
+@dataclass(frozen=True, slots=True)
 class ArticlePage:
     """One page of a list, whose articles come without their text, and the cursor of the next one where there is more."""
 

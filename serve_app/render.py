@@ -41,6 +41,29 @@ def _digest(summary: Mapping[str, Any]) -> Iterator[str]:
         yield _wrapped(f"not in the article: {', '.join(map(_plain, summary['missing']))}")
 
 
+def rerun(data: dict[str, Any]) -> str:
+    """What a rerun would cost, or that it began."""
+    if not data["dry_run"]:
+        return f"{_counted(data['num_articles'], 'article')} pending"
+    if not data["num_articles"]:
+        return "no article fits"
+    lines = [f"{_counted(data['num_articles'], 'article')}, {_counted(data['num_calls'], 'call')} of the model"]
+    if data["num_same"]:
+        lines.append(f"  {data['num_same']} of them have a summary of this prompt and model, free while its answer is stored")
+    if (expected := data["expected"]) is None:
+        lines.append("  nothing is known yet of what a call takes")
+    else:
+        tokens = f"{expected['prompt_tokens']:,} + {expected['completion_tokens']:,} tokens"
+        lines.append(
+            f"  at the averages until now: {tokens}, {expected['compute_s']:.1f} compute-seconds, {_usd(expected['cost_usd'])} by usage"
+        )
+    return "\n".join(lines)
+
+
+def _counted(number: int, what: str) -> str:
+    return f"{number} {what}{'' if number == 1 else 's'}"
+
+
 def feeds(found: Iterable[dict[str, Any]]) -> str:
     """One block per feed: its id, state and address, how many articles, what went wrong and when it is checked again."""
     return "\n\n".join("\n".join(_feed(feed)) for feed in found)

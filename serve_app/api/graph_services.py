@@ -23,7 +23,7 @@ from serve_app.errors import Overloaded, Stopping
 from serve_app.feeds.websub import Verification
 from serve_app.live import Live
 from serve_app.messages import Answer, Ask, Item, ModelCard, Selection
-from serve_app.messages_feeds import Article, ArticlePage, ArticleQuery, Feed, Probe
+from serve_app.messages_feeds import Article, ArticlePage, ArticleQuery, Feed, Probe, Rerun, RerunPreview
 from serve_app.metrics import Metrics, Snapshot, render
 from serve_app.settings import AppSettings, IngressSettings
 from serve_app.store.articles import ArticleStore
@@ -149,6 +149,10 @@ class GraphServices:
     async def retry_article(self, id: str) -> Article:
         article: Article = await self._calls.feeds("retry_article", id)
         return article
+
+    async def rerun_articles(self, rerun: Rerun, dry_run: bool) -> RerunPreview:
+        preview: RerunPreview = await self._calls.feeds("rerun_articles", rerun, dry_run)
+        return preview
 
     async def feeds(self) -> tuple[Feed, ...]:
         return tuple(await asyncio.to_thread(self._articles.feeds))

@@ -12,7 +12,7 @@ from typing import Any, Protocol
 from serve_app.cache.stored import StoredAnswers
 from serve_app.feeds.websub import Verification
 from serve_app.messages import Answer, Ask, Item, ModelCard
-from serve_app.messages_feeds import Article, ArticlePage, ArticleQuery, Feed, Probe
+from serve_app.messages_feeds import Article, ArticlePage, ArticleQuery, Feed, Probe, Rerun, RerunPreview
 from serve_app.settings import IngressSettings
 
 
@@ -50,6 +50,10 @@ class Services(Protocol):
 
     async def retry_article(self, id: str) -> Article:
         """Ask for its summary again. Raises NotFound, and Conflict for one that is neither failed nor skipped."""
+        ...
+
+    async def rerun_articles(self, rerun: Rerun, dry_run: bool) -> RerunPreview:
+        """Summarise articles again, or with `dry_run` say what that would cost. Raises NotFound for a feed that is none."""
         ...
 
     async def feeds(self) -> tuple[Feed, ...]:

@@ -20,10 +20,11 @@ from serve_app.feeds.loop import FeedsLoop
 from serve_app.feeds.parsing import Parsers
 from serve_app.feeds.probe import probe
 from serve_app.feeds.prompt import question
+from serve_app.feeds.rerun import Reruns
 from serve_app.feeds.websub import Subscriber, Verification
 from serve_app.live import Live
 from serve_app.messages import Answer, Ask, Generate, Sampling
-from serve_app.messages_feeds import Article, Feed, Probe
+from serve_app.messages_feeds import Article, Feed, Probe, Rerun, RerunPreview
 from serve_app.metrics import Metrics
 from serve_app.settings import AppSettings
 from serve_app.settings_feeds import FeedsSettings
@@ -48,6 +49,7 @@ class FeedsService:
         self._holder = replica_id
         self._database = Database(app.database)
         self._store = ArticleStore(self._database)
+        self._reruns = Reruns(self._database, app.model.id)
         self._settings = Live(FeedsSettings, "Feeds.user_config", app.kept_settings("Feeds"), session)
         self._loop: FeedsLoop | None = None
         self._fetcher: Fetcher | None = None
@@ -150,6 +152,17 @@ class FeedsService:
         article = await asyncio.to_thread(self._store.retry_article, article_id, time.time())
         self._wake()
         return article
+
+    async def rerun_articles(self, rerun: Rerun, dry_run: bool) -> RerunPreview:
+        """Summarise articles again, or with `dry_run` say what that would cost.
+
+        Raises:
+            NotFound: there is no such feed.
+        """
+        preview = await asyncio.to_thread(self._reruns.run, rerun, self._settings.value, time.time(), dry_run=dry_run)
+        if not dry_run:
+            self._wake()
+        return preview
 
     async def verify_push(self, feed_id: str, token: str, asked: Verification) -> str:
         """The challenge for a hub that asks whether this subscription is wanted.

@@ -24,7 +24,7 @@ from serve_app.errors import Conflict, FrugalError, NotFound
 from serve_app.feeds.websub import Verification
 from serve_app.logprobs import Candidate, TokenLogprob
 from serve_app.messages import Answer, Ask, Chunk, Failed, Finish, FinishReason, Item, ModelCard, Opening, Outcome, Usage
-from serve_app.messages_feeds import Article, ArticlePage, ArticleQuery, Feed, Probe, ProbeStep, Summary
+from serve_app.messages_feeds import Article, ArticlePage, ArticleQuery, Expected, Feed, Probe, ProbeStep, Rerun, RerunPreview, Summary
 from serve_app.settings import IngressSettings
 
 MODEL = "tiny/model"
@@ -106,6 +106,8 @@ class FakeServices:
     verified: list[Verification] = field(default_factory=list)
     changed: list[tuple[str, dict[str, Any]]] = field(default_factory=list)
     pushed: list[tuple[bytes, str | None, str]] = field(default_factory=list)
+    reruns: list[tuple[Rerun, bool]] = field(default_factory=list)
+    preview: RerunPreview = field(default_factory=lambda: RerunPreview(True, 3, 5, 1, Expected(900, 300, 12.5, 0.0002)))
     all_articles: list[Article] = field(default_factory=list)
     all_feeds: dict[str, Feed] = field(default_factory=dict)
     state: dict[str, Any] = field(default_factory=lambda: {"ready": True, "waiting_for": [], "errors": []})
@@ -233,6 +235,11 @@ class FakeServices:
         again = replace(known, state="pending", reason=None, next_try_at=None)
         self.all_articles[self.all_articles.index(known)] = again
         return again
+
+    async def rerun_articles(self, rerun: Rerun, dry_run: bool) -> RerunPreview:
+        self._fail("rerun_articles")
+        self.reruns.append((rerun, dry_run))
+        return replace(self.preview, dry_run=dry_run)
 
     async def feeds(self) -> tuple[Feed, ...]:
         self._fail("feeds")
