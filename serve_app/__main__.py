@@ -5,7 +5,7 @@ from __future__ import annotations
 import click
 
 from serve_app import __version__
-from serve_app.commands import admin, bench, cache, program, server
+from serve_app.commands import admin, articles, bench, cache, feeds, program, server
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
@@ -23,7 +23,8 @@ for command in (
     server.ask,
     server.digest,
     server.report,
-    server.feeds,
+    feeds.feeds,
+    articles.articles,
     cache.cache,
     admin.admin_key_group,
     bench.bench,

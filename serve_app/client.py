@@ -6,7 +6,7 @@ Tests: tests/fast/test_client.py against the real routes, tests/ray against the 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from types import TracebackType
 from typing import Any
 
@@ -57,9 +57,23 @@ class Client:
         """Remove what the parameters say; the JSON of the reply."""
         return self._json("DELETE", path, params=params)
 
-    def send(self, path: str, lines: bytes) -> Any:
-        """Send JSON lines, get JSON."""
-        return self._json("POST", path, content=lines)
+    def patch(self, path: str, body: dict[str, Any]) -> Any:
+        """Change what is under a path; its JSON."""
+        return self._json("PATCH", path, json=body)
+
+    def send(self, path: str, body: bytes, content_type: str | None = None) -> Any:
+        """Send JSON lines, or what else the path takes; get JSON."""
+        return self._json("POST", path, content=body, headers={"Content-Type": content_type} if content_type else {})
+
+    def download(self, path: str, **params: str) -> tuple[bytes, Mapping[str, str]]:
+        """A file as it is, and the headers that it came with."""
+        try:
+            reply = self._http.get(path, params=params)
+        except httpx.RequestError as error:
+            raise self._lost(error) from None
+        if reply.is_error:
+            raise ClientError(_reason(reply))
+        return reply.content, reply.headers
 
     def lines(self, method: str, path: str, body: bytes | None = None, **params: str | float) -> Iterator[dict[str, Any]]:
         """The JSON lines of a reply, as they come."""

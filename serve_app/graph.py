@@ -22,7 +22,7 @@ from serve_app.errors import FrugalError, ModelChanged
 from serve_app.handles import Calls, ModelHandle, actor_started_at, as_value, whole_answer
 from serve_app.live import Live
 from serve_app.messages import Answer, Ask, Failed, Generate, Item, ModelCard, Selection
-from serve_app.messages_feeds import Article, Feed
+from serve_app.messages_feeds import Article, Feed, Probe, Rerun, RerunPreview
 from serve_app.metrics import Snapshot
 from serve_app.model.engine import Stream
 from serve_app.settings import AppSettings, IngressSettings
@@ -166,8 +166,8 @@ class FeedsDeployment:
     async def add_feed(self, url: str, options: dict[str, Any]) -> Feed | Failed:
         return await as_value(self._service.add_feed(url, options))
 
-    async def change_feed(self, feed_id: str, options: dict[str, Any]) -> Feed | Failed:
-        return await as_value(self._service.change_feed(feed_id, options))
+    async def change_feed(self, feed_id: str, options: dict[str, Any], paused: bool | None) -> Feed | Failed:
+        return await as_value(self._service.change_feed(feed_id, options, paused))
 
     async def remove_feed(self, feed_id: str) -> Failed | None:
         return await as_value(self._service.remove_feed(feed_id))
@@ -175,8 +175,14 @@ class FeedsDeployment:
     async def refresh_feed(self, feed_id: str) -> Feed | Failed:
         return await as_value(self._service.refresh_feed(feed_id))
 
+    async def check_feed(self, url: str) -> Probe | Failed:
+        return await as_value(self._service.check_feed(url))
+
     async def retry_article(self, article_id: str) -> Article | Failed:
         return await as_value(self._service.retry_article(article_id))
+
+    async def rerun_articles(self, rerun: Rerun, dry_run: bool) -> RerunPreview | Failed:
+        return await as_value(self._service.rerun_articles(rerun, dry_run))
 
     async def verify_push(self, feed_id: str, token: str, asked: Any) -> str | Failed:
         return await as_value(self._service.verify_push(feed_id, token, asked))

@@ -10,6 +10,7 @@ from serve_app.messages import Outcome
 ArticleState = Literal["pending", "done", "failed", "skipped"]
 TagsFrom = Literal["model", "entry", "text"]
 FeedState = Literal["new", "ok", "failing", "gone", "paused"]
+PausedBy = Literal["person", "config", "both"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,7 +72,8 @@ class Feed:
 
     `moved_to` is where requests go instead of `url`, `duplicate_of` the id of another feed at which its redirects end. The other times
     and counts at the end are those of its rhythm and of a redirect that is being proven; see store/schema.py.
-    `options` are its own settings (settings_feeds.FeedOptions).
+    `options` are its own settings (settings_feeds.FeedOptions). `paused_by`: a person, the configuration that names it
+    no more, or both.
     """
 
     id: str
@@ -99,11 +101,32 @@ class Feed:
     entry_gap_s: float | None = None
     newest_at: float | None = None
     options: dict[str, Any] = field(default_factory=dict)
+    paused_by: PausedBy | None = None
 
     @property
     def address(self) -> str:
         """Where its document is asked for."""
         return self.moved_to or self.url
+
+
+@dataclass(frozen=True, slots=True)
+class ProbeStep:
+    """One step of a trial check: `name` it, whether it went well, what was found in words, and the same as data."""
+
+    name: str
+    ok: bool
+    text: str
+    details: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Probe:
+    """What a check of an address would do. `url` is masked; `feeds`: those that a web page at this address names."""
+
+    url: str
+    ok: bool
+    steps: tuple[ProbeStep, ...]
+    feeds: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,6 +141,42 @@ class ArticleQuery:
     limit: int = 20
     cursor: str | None = None
     tag: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Rerun:
+    """Which articles are to be summarised again: all that is given must hold. A summary of another prompt version or model, or none, is one
+    that `prompt_version_not` and `model_not` leave."""
+
+    feed_id: str | None = None
+    tag: str | None = None
+    ids: tuple[str, ...] | None = None
+    state: ArticleState = "done"
+    prompt_version_not: str | None = None
+    model_not: str | None = None
+    since: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Expected:
+    """What some calls of the model will take, in tokens, compute-seconds and dollars."""
+
+    prompt_tokens: int
+    completion_tokens: int
+    compute_s: float
+    cost_usd: float
+
+
+@dataclass(frozen=True, slots=True)
+class RerunPreview:
+    """What a rerun is, or with `dry_run` would be. `num_same` of the articles have a summary of this very prompt and model: while their
+    answers are in the cache, they cost nothing. `expected` takes no answer for stored; None where nothing is known yet."""
+
+    dry_run: bool
+    num_articles: int
+    num_calls: int
+    num_same: int
+    expected: Expected | None
 
 
 @dataclass(frozen=True, slots=True)

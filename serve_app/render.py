@@ -9,6 +9,11 @@ from datetime import UTC, datetime
 from typing import Any
 
 MAX_WIDTH = 100
+PAUSED_BY = {
+    "person": "by a person; `frugal-serve feeds resume` lets it go on",
+    "config": "the configuration names it no more",
+    "both": "by a person, and the configuration names it no more",
+}
 
 
 def digest(articles: Iterable[dict[str, Any]]) -> str:
@@ -36,6 +41,29 @@ def _digest(summary: Mapping[str, Any]) -> Iterator[str]:
         yield _wrapped(f"not in the article: {', '.join(map(_plain, summary['missing']))}")
 
 
+def rerun(data: dict[str, Any]) -> str:
+    """What a rerun would cost, or that it began."""
+    if not data["dry_run"]:
+        return f"{_counted(data['num_articles'], 'article')} pending"
+    if not data["num_articles"]:
+        return "no article fits"
+    lines = [f"{_counted(data['num_articles'], 'article')}, {_counted(data['num_calls'], 'call')} of the model"]
+    if data["num_same"]:
+        lines.append(f"  {data['num_same']} of them have a summary of this prompt and model, free while its answer is stored")
+    if (expected := data["expected"]) is None:
+        lines.append("  nothing is known yet of what a call takes")
+    else:
+        tokens = f"{expected['prompt_tokens']:,} + {expected['completion_tokens']:,} tokens"
+        lines.append(
+            f"  at the averages until now: {tokens}, {expected['compute_s']:.1f} compute-seconds, {_usd(expected['cost_usd'])} by usage"
+        )
+    return "\n".join(lines)
+
+
+def _counted(number: int, what: str) -> str:
+    return f"{number} {what}{'' if number == 1 else 's'}"
+
+
 def feeds(found: Iterable[dict[str, Any]]) -> str:
     """One block per feed: its id, state and address, how many articles, what went wrong and when it is checked again."""
     return "\n\n".join("\n".join(_feed(feed)) for feed in found)
@@ -47,9 +75,34 @@ def _feed(feed: dict[str, Any]) -> Iterator[str]:
         yield f"  {_plain(feed['url'])}"
     counts = ", ".join(f"{count} {state}" for state, count in feed["num_articles"].items() if count)
     yield f"  articles: {counts or 'none yet'}"
+    if feed["paused_by"]:
+        yield f"  paused: {PAUSED_BY[feed['paused_by']]}"
     if feed["last_error"]:
         yield _wrapped(f"last check failed: {_plain(feed['last_error'])}")
-    yield f"  next check: {_time(feed['next_check_at'])}"
+    if feed["state"] not in ("paused", "gone"):
+        yield f"  next check: {_time(feed['next_check_at'])}"
+
+
+def imported_feeds(told: dict[str, Any]) -> str:
+    """What became of a file of feeds: how many, and why some are refused."""
+    lines = [f"{told['added']} added, {told['already_there']} already there, {told['refused']} refused"]
+    refused = [entry for entry in told["entries"] if entry["result"] == "refused"]
+    lines += [_wrapped(f"{_plain(entry['title'] or '(no title)')} {_plain(entry['url'])}: {_plain(entry['reason'])}") for entry in refused]
+    return "\n".join(lines)
+
+
+def probe(found: dict[str, Any]) -> str:
+    """The steps of a trial check as a table, each request with the headers that matter; `!` marks a step that went wrong. Below it the
+    feeds that a web page names."""
+    width = max(len(step["name"]) for step in found["steps"])
+    lines: list[str] = []
+    for step in found["steps"]:
+        lines.append(f"{' ' if step['ok'] else '!'} {step['name']:<{width}}  {_plain(step['text'])}")
+        lines += [f"  {'':<{width}}  {name}: {_plain(value)}" for name, value in step["details"].get("headers", {}).items()]
+    lines += [f"  {'try':<{width}}  {_plain(feed)}" for feed in found["feeds"]]
+    # An address is copied from here, so none is broken.
+    wrapper = textwrap.TextWrapper(_width(), subsequent_indent=" " * (width + 4), break_long_words=False, break_on_hyphens=False)
+    return "\n".join(map(wrapper.fill, lines))
 
 
 def report(data: dict[str, Any]) -> str:
@@ -136,9 +189,12 @@ def _latency(by_outcome: dict[str, dict[str, float | None]]) -> str:
     return "; ".join(parts) or "nothing answered yet"
 
 
+def _width() -> int:
+    return min(MAX_WIDTH, shutil.get_terminal_size().columns)
+
+
 def _wrapped(text: str) -> str:
-    width = min(MAX_WIDTH, shutil.get_terminal_size().columns)
-    return textwrap.fill(text, width, initial_indent="  ", subsequent_indent="  ")
+    return textwrap.fill(text, _width(), initial_indent="  ", subsequent_indent="  ")
 
 
 def stored_answer(entry: dict[str, Any]) -> str:

@@ -76,13 +76,16 @@ async def add_feed(body: NewFeed, services: Graph) -> FeedOut:
 
 @router.patch(
     "/v1/feeds/{feed_id}",
-    summary="Change a feed's options",
+    summary="Change a feed's options, pause it or let it go on",
     tags=["Feeds"],
     responses={400: examples.BAD, 404: examples.MISSING, 409: examples.CONFLICT},
 )
 async def change_feed(feed_id: str, body: FeedChange, services: Graph) -> FeedOut:
-    """Changes a feed that was added here: what is named changes, and an option of null is as for all feeds again."""
-    return feed_out(await services.change_feed(feed_id, body.options.model_dump(mode="json", exclude_unset=True)))
+    """Changes a feed: what is named changes. Options are those of a feed that was added here; one of null is as for all feeds again.
+
+    A feed that is `paused` is neither checked nor summarised, through restarts and other configurations, until it is sent `false`.
+    """
+    return feed_out(await services.change_feed(feed_id, body.options.model_dump(mode="json", exclude_unset=True), body.paused))
 
 
 @router.delete(

@@ -12,7 +12,7 @@ from serve_app.api.services import Services
 from serve_app.errors import Forbidden, Unauthorized
 
 SET_UP = "make one with `frugal-serve admin-key new`, or set FRUGAL_ADMIN_KEY_SHA256 or Ingress.user_config.admin_key_sha256"
-_bearer = HTTPBearer(auto_error=False, description="the key that `frugal-serve admin-key new` printed")
+bearer = HTTPBearer(auto_error=False, description="the key that `frugal-serve admin-key new` printed")
 
 
 async def _services(request: Request) -> Services:  # not a plain `def`, which FastAPI runs in a thread: an eighth of a cached answer's time
@@ -23,7 +23,7 @@ async def _services(request: Request) -> Services:  # not a plain `def`, which F
 Graph = Annotated[Services, Depends(_services)]
 
 
-async def needs_admin_key(services: Graph, given: Annotated[HTTPAuthorizationCredentials | None, Security(_bearer)]) -> None:
+async def needs_admin_key(services: Graph, given: Annotated[HTTPAuthorizationCredentials | None, Security(bearer)]) -> None:
     """For `Depends`: refuses who has no admin key."""
     sha256 = services.admin_key_sha256()
     if sha256 is None:

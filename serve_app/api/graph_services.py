@@ -23,7 +23,7 @@ from serve_app.errors import Overloaded, Stopping
 from serve_app.feeds.websub import Verification
 from serve_app.live import Live
 from serve_app.messages import Answer, Ask, Item, ModelCard, Selection
-from serve_app.messages_feeds import Article, ArticlePage, ArticleQuery, DailyPage, DailyQuery, Feed
+from serve_app.messages_feeds import Article, ArticlePage, ArticleQuery, DailyPage, DailyQuery, Feed, Probe, Rerun, RerunPreview
 from serve_app.metrics import Metrics, Snapshot, render
 from serve_app.settings import AppSettings, IngressSettings
 from serve_app.store.articles import ArticleStore
@@ -154,6 +154,10 @@ class GraphServices:
         article: Article = await self._calls.feeds("retry_article", id)
         return article
 
+    async def rerun_articles(self, rerun: Rerun, dry_run: bool) -> RerunPreview:
+        preview: RerunPreview = await self._calls.feeds("rerun_articles", rerun, dry_run)
+        return preview
+
     async def digests(self, q: DailyQuery) -> DailyPage:
         return await asyncio.to_thread(self._daily.query, q)
 
@@ -164,8 +168,8 @@ class GraphServices:
         feed: Feed = await self._calls.feeds("add_feed", url, options)
         return feed
 
-    async def change_feed(self, id: str, options: dict[str, Any]) -> Feed:
-        feed: Feed = await self._calls.feeds("change_feed", id, options)
+    async def change_feed(self, id: str, options: dict[str, Any], paused: bool | None = None) -> Feed:
+        feed: Feed = await self._calls.feeds("change_feed", id, options, paused)
         return feed
 
     async def remove_feed(self, id: str) -> None:
@@ -174,6 +178,10 @@ class GraphServices:
     async def refresh_feed(self, id: str) -> Feed:
         feed: Feed = await self._calls.feeds("refresh_feed", id)
         return feed
+
+    async def check_feed(self, url: str) -> Probe:
+        found: Probe = await self._calls.feeds("check_feed", url)
+        return found
 
     async def verify_push(self, id: str, token: str, asked: Verification) -> str:
         challenge: str = await self._calls.feeds("verify_push", id, token, asked)

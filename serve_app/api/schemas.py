@@ -15,7 +15,7 @@ from serve_app.api.fields import Body, Query
 from serve_app.errors import ConfigError
 from serve_app.feed_url import masked
 from serve_app.messages import ModelCard, Outcome
-from serve_app.messages_feeds import Article, ArticleQuery, ArticleState, Feed, FeedState, TagsFrom
+from serve_app.messages_feeds import Article, ArticleQuery, ArticleState, Feed, FeedState, PausedBy, TagsFrom
 from serve_app.settings_feeds import FeedOptions
 
 T = TypeVar("T")
@@ -112,6 +112,7 @@ class FeedOut(_Sent):
         description="where it is read now: permanent redirects led there three times, over a day at least"
     )
     options: Annotated[dict[str, Any], BeforeValidator(dict)] = Field(description="what it has of its own, see POST /v1/feeds")
+    paused_by: PausedBy | None = Field(description="a person, the configuration that names it no more (config), or both")
     duplicate_of: str | None = Field(description="the id of another feed at which its redirects end; remove one of the two")
 
 
@@ -158,6 +159,7 @@ class FeedChange(Body):
     """Body of PATCH /v1/feeds/{id}."""
 
     options: Options = Field(FeedOptions(), description="those to change; null: as for all feeds again")
+    paused: bool | None = Field(None, description="true: neither check nor summarise it; false: go on; null: as it is")
 
 
 class Readiness(BaseModel):

@@ -12,7 +12,7 @@ from typing import Any, Protocol
 from serve_app.cache.stored import StoredAnswers
 from serve_app.feeds.websub import Verification
 from serve_app.messages import Answer, Ask, Item, ModelCard
-from serve_app.messages_feeds import Article, ArticlePage, ArticleQuery, DailyPage, DailyQuery, Feed
+from serve_app.messages_feeds import Article, ArticlePage, ArticleQuery, DailyPage, DailyQuery, Feed, Probe, Rerun, RerunPreview
 from serve_app.settings import IngressSettings
 from serve_app.store.webhooks import Delivery, Health
 
@@ -53,6 +53,10 @@ class Services(Protocol):
         """Ask for its summary again. Raises NotFound, and Conflict for one that is neither failed nor skipped."""
         ...
 
+    async def rerun_articles(self, rerun: Rerun, dry_run: bool) -> RerunPreview:
+        """Summarise articles again, or with `dry_run` say what that would cost. Raises NotFound for a feed that is none."""
+        ...
+
     async def digests(self, q: DailyQuery) -> DailyPage:
         """One page of daily digests, newest first. Raises BadRequest for a cursor that it did not hand out."""
         ...
@@ -65,8 +69,9 @@ class Services(Protocol):
         """`options` as FeedOptions writes them. Raises Conflict where the feed exists, BadRequest for an address that no feed can have."""
         ...
 
-    async def change_feed(self, id: str, options: dict[str, Any]) -> Feed:
-        """An option of None is as for all feeds again. Raises NotFound, and Conflict for a feed that the configuration names."""
+    async def change_feed(self, id: str, options: dict[str, Any], paused: bool | None = None) -> Feed:
+        """An option of None is as for all feeds again; `paused`: a person pauses it or lets it go on. Raises NotFound, and Conflict for
+        options of a feed that the configuration names."""
         ...
 
     async def remove_feed(self, id: str) -> None:
@@ -75,6 +80,10 @@ class Services(Protocol):
 
     async def refresh_feed(self, id: str) -> Feed:
         """Make the feed due now. Raises NotFound."""
+        ...
+
+    async def check_feed(self, url: str) -> Probe:
+        """What a check of this address would do; nothing is stored. Raises Overloaded where too many of these run."""
         ...
 
     async def verify_push(self, id: str, token: str, asked: Verification) -> str:

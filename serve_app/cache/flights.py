@@ -14,6 +14,7 @@ from collections.abc import AsyncGenerator, Awaitable, Callable
 from dataclasses import replace
 from typing import Protocol
 
+from serve_app import faults
 from serve_app.cache.books import Books, Made
 from serve_app.cache.flight import Flight
 from serve_app.cache.similar.rules import Found
@@ -152,17 +153,21 @@ class Flights:
         async with contextlib.aclosing(self._generate(replace(ask.generate, priority=priority))) as items:
             async for item in items:
                 if isinstance(item, Finish):
+                    faults.at("answer made")
                     made: Made = "refresh" if flight.background else "miss" if flight.keep else "bypass"
                     self._books.generation(ask, made, item)
                     if item.reason == "cancelled":
                         raise Cancelled("the model gave this answer up before its end; send the request again")
                     if flight.keep:
                         await self._keeper.keep(flight, ask, item)
+                        faults.at("answer kept")
                 if isinstance(item, Failed):
                     raise item.error
                 flight.push(item)
                 if flight.ended:
                     self._unlist(flight)
+                else:
+                    faults.at("answer begun")
         if not flight.ended:
             raise GenerationFailed("the model's stream broke off before its end; send the request again")
 

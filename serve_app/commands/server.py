@@ -1,4 +1,4 @@
-"""ask, digest, report, feeds: asked of a running server. Tests: tests/fast/test_command_line.py."""
+"""ask, digest, report: asked of a running server. Tests: tests/fast/test_command_line.py."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any
 import click
 
 from serve_app import render
-from serve_app.commands.common import JSON, URL, URL_TOO, server
+from serve_app.commands.common import JSON, URL, server
 
 
 @click.command()
@@ -56,50 +56,3 @@ def report(as_json: bool, url: str) -> None:
     with server(url) as client:
         data = client.get("/v1/report")
         click.echo(json.dumps(data) if as_json else render.report(data))
-
-
-@click.group(invoke_without_command=True)
-@JSON
-@URL
-@click.pass_context
-def feeds(context: click.Context, as_json: bool, url: str) -> None:
-    """List the feeds and their health; add, refresh or remove one."""
-    context.obj = url
-    if context.invoked_subcommand is not None:
-        if as_json:
-            raise click.UsageError("--json goes with the list alone; leave it out here")
-        return
-    with server(url) as client:
-        data = client.get("/v1/feeds")
-        click.echo(json.dumps(data) if as_json else render.feeds(data["data"]))
-
-
-@feeds.command("add")
-@click.argument("address")
-@URL_TOO
-@click.pass_obj
-def add_feed(given: str, address: str, url: str | None) -> None:
-    """Follow the feed at ADDRESS from now on."""
-    with server(url or given) as client:
-        click.echo(render.feeds([client.post("/v1/feeds", {"url": address})]))
-
-
-@feeds.command("refresh")
-@click.argument("feed_id")
-@URL_TOO
-@click.pass_obj
-def refresh_feed(given: str, feed_id: str, url: str | None) -> None:
-    """Check a feed now."""
-    with server(url or given) as client:
-        click.echo(render.feeds([client.post(f"/v1/feeds/{feed_id}/refresh")]))
-
-
-@feeds.command("remove")
-@click.argument("feed_id")
-@URL_TOO
-@click.pass_obj
-def remove_feed(given: str, feed_id: str, url: str | None) -> None:
-    """Forget a feed that was added by `add`, and its articles."""
-    with server(url or given) as client:
-        client.delete(f"/v1/feeds/{feed_id}")
-        click.echo(f"removed {feed_id}")

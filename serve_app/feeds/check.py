@@ -14,6 +14,7 @@ import time
 from collections.abc import Callable, Mapping
 from typing import Literal, Protocol
 
+from serve_app import faults
 from serve_app.errors import DatabaseUnavailable, FetchError, NotFound
 from serve_app.feed_url import masked
 from serve_app.feeds.decide import Decision, Hints, article_id, decide, next_check, rhythm
@@ -108,9 +109,12 @@ class FeedChecker:
         # Should this process die before the end, the next one does not ask again at once, and does not leave a new feed empty for an hour.
         again_at = self._now() + 2 * settings.total_timeout_s
         await asyncio.to_thread(self._store.mark_checking, self._holder, feed.id, self._now(), again_at)
+        faults.at("check marked")
         try:
             reply = await self._fetcher.fetch(feed.address, feed.etag, feed.last_modified)
+            faults.at("fetched")
             parsed = None if isinstance(reply, NotModified) else await self._parse(reply.body, reply.url, reply.content_type)
+            faults.at("parsed")
             return await asyncio.to_thread(self._record, feed, reply, parsed, settings)
         except FetchError as error:
             await self._fail(feed, error, settings)
@@ -138,6 +142,7 @@ class FeedChecker:
         if parsed.num_left_out:
             log.warning("feed %s (%s): too long; its last %d entries are left out", feed.id, masked(feed.url), parsed.num_left_out)
         known, decision = self._decide(feed, parsed, settings)
+        faults.at("decided")
         title = feed.options.get("title") or parsed.title
         # While edits wait, without validators: a 304 would hide them.
         etag, last_modified = (None, None) if decision.num_waiting else (reply.etag, reply.last_modified)
@@ -157,6 +162,7 @@ class FeedChecker:
             self._move(feed, reply.moved_to, bool(known), now),
         )
         self._store.record_check(self._holder, feed.id, check)
+        faults.at("check stored")
         return "new" if decision.new or decision.changed else "unchanged"
 
     async def take(self, feed: Feed, body: bytes, content_type: str | None, settings: FeedsSettings) -> None:
@@ -207,6 +213,7 @@ class FeedChecker:
         failure = FeedFailure(self._now(), error.message, next_at, error.http_status, is_gone and not feed.moved_to, forget_move or is_gone)
         log.warning("feed %s (%s): %s", feed.id, masked(feed.url), error.message)
         await asyncio.to_thread(self._store.record_failure, self._holder, feed.id, failure)
+        faults.at("failure stored")
         if error.held_host is not None and error.retry_after_s is not None:
             until = self._now() + min(error.retry_after_s, settings.max_interval_s)
             await asyncio.to_thread(self._hold, error.held_host, until)

@@ -27,6 +27,7 @@ from serve_app.feeds.guard import Guard, GuardedResolver
 from serve_app.feeds.inflate import ACCEPTED, PIECE, Body
 from serve_app.feeds.pacing import Pacing, host_scope, scope
 from serve_app.feeds.resolve import ThreadResolver
+from serve_app.feeds.trace import Hop, Hops
 from serve_app.settings_feeds import FeedsSettings
 
 ACCEPT = (
@@ -92,6 +93,12 @@ class _Line:
 
     session: aiohttp.ClientSession
     resolver: GuardedResolver
+    hops: Hops
+
+    def begin(self, url: yarl.URL) -> None:
+        """The next hop begins."""
+        self.hops.append(Hop(masked(str(url))))
+        self.resolver.seen = self.hops[-1].addresses
 
 
 class Fetcher:
@@ -130,8 +137,10 @@ class Fetcher:
         """For so long a request to this address would wait for its host's turn; infinity: nobody knows yet, one is running."""
         return max(0.0, self._pacing.free_at(host_scope(url)) - self._monotonic())
 
-    async def fetch(self, url: str, etag: str | None = None, last_modified: str | None = None) -> Fetched | NotModified:
-        """Get a feed if it differs from the one that these validators came with.
+    async def fetch(
+        self, url: str, etag: str | None = None, last_modified: str | None = None, *, hops: Hops | None = None
+    ) -> Fetched | NotModified:
+        """Get a feed if it differs from the one that these validators came with. What is met on the way is noted in `hops`.
 
         Raises:
             FetchError: it could not be had; the message says why, `retry_after_s` what the server asked for.
@@ -139,7 +148,7 @@ class Fetcher:
         if url == SAMPLE_FEED:
             return await asyncio.to_thread(_sample, etag)
         conditions = {name: value for name, value in (("If-None-Match", etag), ("If-Modified-Since", last_modified)) if value}
-        async with self._line() as line:
+        async with self._line(hops) as line:
             return await self._follow(line, _url(url), _Request(conditions))
 
     async def post(self, url: str, form: Mapping[str, str]) -> int:
@@ -152,18 +161,19 @@ class Fetcher:
             return (await self._follow(line, _url(url), _Request({}, form))).status
 
     @contextlib.asynccontextmanager
-    async def _line(self) -> AsyncIterator[_Line]:
+    async def _line(self, hops: Hops | None = None) -> AsyncIterator[_Line]:
         # A session per fetch: nothing is kept between two checks an hour apart, no connection, no cookie, no resolved address.
         resolver = GuardedResolver(self._guard, self._inner)
         connector = aiohttp.TCPConnector(resolver=resolver, use_dns_cache=False, force_close=True)
         async with aiohttp.ClientSession(
             connector=connector, cookie_jar=aiohttp.DummyCookieJar(), headers=self._headers(), auto_decompress=False
         ) as session:
-            yield _Line(session, resolver)
+            yield _Line(session, resolver, [] if hops is None else hops)
 
     async def _follow(self, line: _Line, start: yarl.URL, request: _Request) -> Fetched | NotModified:
         left_s, url, moved_to, is_permanent = self._settings.total_timeout_s, start, None, True
         for _hop in range(self._settings.max_redirects + 1):
+            line.begin(url)
             line.resolver.met_private = line.resolver.guard.check_url(url)
             async with self._pacing.turn(url.raw_host or ""):
                 started = self._monotonic()
@@ -185,6 +195,7 @@ class Fetcher:
         method = "GET" if request.form is None else "POST"
         options: dict[str, Any] = {"allow_redirects": False, "timeout": timeout, "ssl": self._tls or True, "data": request.form}
         async with line.session.request(method, url, headers=request.conditions, **options) as reply:
+            line.hops[-1].answered(reply.status, reply.headers)
             if reply.status in REDIRECTS and "Location" in reply.headers:
                 return _Redirect(_url(reply.headers["Location"], base=url), reply.status)
             if request.form is not None and 200 <= reply.status < 300:
@@ -197,18 +208,20 @@ class Fetcher:
                 # A private host may be a bridge to many sites, of which only one is busy; a public one speaks for itself.
                 held_host = None if line.resolver.met_private or reply.status not in BUSY else scope(url.raw_host or "")
                 raise reasons.bad_status(reply.status, url, headers.retry_after_s(reply.headers, self._now()), held_host)
-            body = await self._body(reply)
+            body = await self._body(reply, line.hops[-1])
             hub, topic = headers.hub_and_topic(reply.headers.getall("Link", ()))
             # Without the user and password: the links of articles are resolved against it, and those are shown.
             where, kind = str(url.with_user(None)), reply.headers.get("Content-Type")
             return Fetched(where, body, kind, *found, max_age_s, hub=hub, topic=topic)
 
-    async def _body(self, reply: aiohttp.ClientResponse) -> bytes:
+    async def _body(self, reply: aiohttp.ClientResponse, hop: Hop) -> bytes:
         body = Body(reply.headers.get("Content-Encoding", ""), self._settings.max_feed_bytes)
         async with contextlib.AsyncExitStack() as stack:
             is_large = False
             async for piece in reply.content.iter_chunked(PIECE):
+                hop.num_received += len(piece)
                 for num_bytes in body.steps(piece):
+                    hop.num_bytes = num_bytes
                     if num_bytes > LARGE and not is_large:
                         await stack.enter_async_context(self._large)
                         is_large = True

@@ -142,6 +142,7 @@ class GuardedResolver(AbstractResolver):
     def __init__(self, guard: Guard, inner: AbstractResolver) -> None:
         self.guard = guard
         self.met_private = False
+        self.seen: list[tuple[str, bool]] = []  # each address of the last name, and whether it may be connected to
         self._inner = inner
 
     async def resolve(self, host: str, port: int = 0, family: socket.AddressFamily = socket.AF_INET) -> list[ResolveResult]:
@@ -152,6 +153,7 @@ class GuardedResolver(AbstractResolver):
         """
         results = await self._inner.resolve(host, port, family)
         checked = [result for result in results if self.guard.allows(host, _address(result))]
+        self.seen[:] = [(str(_address(result)), result in checked) for result in results]
         if results and not checked:
             raise self.guard.refusal(host)
         self.met_private = any(not is_public(_address(result)) for result in checked)

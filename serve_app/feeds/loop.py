@@ -16,6 +16,7 @@ import logging
 import random
 from collections.abc import Awaitable, Callable, Sequence
 
+from serve_app import faults
 from serve_app.feeds.check import FeedChecker, Fetch, Parse, parse_here
 from serve_app.feeds.pacing import host_scope
 from serve_app.feeds.slots import Slots
@@ -84,6 +85,7 @@ class FeedsLoop:
                 self._beat()
                 try:
                     if await self._acquire():
+                        faults.at("lease taken")
                         await self._work()
                 except LeaseLost as lost:
                     log.warning("%s; waiting for it", lost)
@@ -166,6 +168,7 @@ class FeedsLoop:
                     self._asked, read_at = False, now
                     busy = set(slots.keys)  # as of before the query, which may be older than the end of a check
                     due = [feed for feed in await asyncio.to_thread(self._store.due_feeds, self._now()) if feed.id not in busy]
+                    faults.at("due feeds read")
                 hosts = {feed_id: host for feed_id, host in hosts.items() if feed_id in slots}
                 chosen, soonest_s = self._choose(due, set(hosts.values()), settings.max_checks - len(slots))
                 for feed in chosen:
@@ -198,6 +201,7 @@ class FeedsLoop:
         if self._must_sync:
             self._must_sync = False
             await asyncio.to_thread(self._store.sync_configured, self._holder, settings.feeds, self._now())
+            faults.at("list synced")
         if self._must_recheck:
             self._must_recheck = False
             for feed in await asyncio.to_thread(self._store.feeds):
@@ -225,8 +229,10 @@ class FeedsLoop:
             await self._wait("subscribe", max(self._idle_wait_s, SUBSCRIBE_S))
 
     async def take(self, feed_id: str, body: bytes, content_type: str | None) -> None:
-        """Store what a hub pushed; see FeedChecker.take."""
+        """Store what a hub pushed; see FeedChecker.take. For a paused feed it is dropped: the first check afterwards will bring it."""
         feed = await asyncio.to_thread(self._store.feed, feed_id)
+        if feed.state == "paused":
+            return
         await self._checker.take(feed, body, content_type, self._settings)
         self._wakers["summarise"].set()
 

@@ -32,9 +32,9 @@ class Tag:
         """True for `<name />`."""
         return self.source.endswith("/")
 
-    def attributes(self) -> dict[str, str]:
-        """Names in lower case, values with their entities resolved."""
-        return {name.lower(): unescape(a or b or c) for name, a, b, c in ATTRIBUTE.findall(self.source[:MAX_TAG])}
+    def attributes(self, limit: int = MAX_TAG) -> dict[str, str]:
+        """Names in lower case, values with their entities resolved; those in the first `limit` characters."""
+        return {name.lower(): unescape(a or b or c) for name, a, b, c in ATTRIBUTE.findall(self.source[:limit])}
 
 
 def tokens(markup: str) -> Iterator[Tag | str]:

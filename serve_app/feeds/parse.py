@@ -11,7 +11,7 @@ import io
 import time
 from collections import Counter
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from hashlib import sha256
 from itertools import islice
 from typing import Any
@@ -23,6 +23,8 @@ from serve_app.errors import FetchError
 from serve_app.feeds import hints, jsonfeed, prolog, webpage
 from serve_app.feeds.text import one_line, text_hash, tidy, visible_text
 
+VERSIONS = {"rss": "RSS", "rss20": "RSS 2.0", "rss10": "RSS 1.0 (RDF)", "rss090": "RSS 0.90", "atom10": "Atom 1.0", "atom03": "Atom 0.3"}
+VERSIONS |= {f"rss{number}": f"RSS 0.{number[1:3]}" for number in ("091u", "091n", "092", "093", "094")}
 MAX_TITLE = 1_000
 MAX_GUID = 2_000  # bytes: an index of PostgreSQL holds at most 2,704 per row
 MAX_LINK = 4_000
@@ -49,7 +51,8 @@ class Entry:
 @dataclass(frozen=True, slots=True)
 class ParsedFeed:
     """A feed in its own order; `ttl_s` is how long it asks to be left alone, `skips` the times at which it says that nothing comes, as
-    hints.Skips writes them; `num_left_out` entries beyond MAX_ENTRIES are not in it. `hub` and `topic`: see hints.hub_and_topic."""
+    hints.Skips writes them; `num_left_out` entries beyond MAX_ENTRIES are not in it. `hub` and `topic`: see hints.hub_and_topic. `verdict`:
+    what was recognised, in words for a person; nothing is decided by it."""
 
     title: str
     ttl_s: float | None
@@ -58,6 +61,7 @@ class ParsedFeed:
     skips: str | None = None
     hub: str | None = None
     topic: str | None = None
+    verdict: str = field(default="", compare=False)
 
 
 def parse(body: bytes, url: str, content_type: str | None) -> ParsedFeed:
@@ -70,7 +74,7 @@ def parse(body: bytes, url: str, content_type: str | None) -> ParsedFeed:
     if jsonfeed.looks_like(body):
         title, items, *links = jsonfeed.read(body)
         hub, topic = (_link(link, url) or None for link in links)
-        return replace(_parsed(title, None, items, len(items), url), hub=hub, topic=topic)
+        return replace(_parsed(title, None, items, len(items), url), hub=hub, topic=topic, verdict="JSON Feed in utf-8")
     cleaned, charset = prolog.clean(body, charset)
     kind = (content_type or "application/xml").split(";")[0].strip() or "application/xml"
     # Not told where it was found: feedparser would resolve guids against that, and a moved feed would come back as all new entries.
@@ -80,7 +84,12 @@ def parse(body: bytes, url: str, content_type: str | None) -> ParsedFeed:
     title, _plain = _detail(read.feed, "title")
     found = _parsed(title, hints.asked_wait_s(read.feed), map(_from_feedparser, read.entries), len(read.entries), url)
     hub, topic = (_link(link or "", url) or None for link in hints.hub_and_topic(read.feed.get("links") or ()))
-    return replace(found, skips=hints.skips(cleaned).write(), hub=hub, topic=topic)
+    return replace(found, skips=hints.skips(cleaned).write(), hub=hub, topic=topic, verdict=_verdict(read))
+
+
+def _verdict(read: Any) -> str:
+    version, ill_formed = str(read.get("version") or "unnamed format"), ", ill-formed" if read.get("bozo") else ""
+    return f"{VERSIONS.get(version, version)} in {read.get('encoding') or 'an unknown encoding'}{ill_formed}"
 
 
 def _parsed(title: str, ttl_s: float | None, items: Iterable[jsonfeed.Item], num_items: int, url: str) -> ParsedFeed:

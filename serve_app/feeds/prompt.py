@@ -63,6 +63,13 @@ def pieces(text: str, max_words: int) -> tuple[str, ...]:
     return tuple(found)
 
 
+def num_calls(text: str, summary: SummaryPrompt) -> int:
+    """How many answers its summary takes, at least: one, or one for each part and one for them all."""
+    if summary.long_articles == "cut" or not is_long(text, summary.max_words):
+        return 1
+    return len(pieces(text, summary.max_words)) + 1
+
+
 def is_long(text: str, max_words: int) -> bool:
     """Whether `cut` would leave something out."""
     return cut(text, max_words) != text

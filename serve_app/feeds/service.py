@@ -13,19 +13,21 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
-from serve_app.errors import BadRequest, FetchError, NotFound
+from serve_app.errors import BadRequest, FetchError, NotFound, Overloaded, Unavailable
 from serve_app.feed_url import check_feed_url
 from serve_app.feeds.daily_writer import DailyWriter
 from serve_app.feeds.fetch import Fetcher
 from serve_app.feeds.loop import FeedsLoop
 from serve_app.feeds.parsing import Parsers
+from serve_app.feeds.probe import probe
 from serve_app.feeds.prompt import question
+from serve_app.feeds.rerun import Reruns
 from serve_app.feeds.webhook_post import Poster
 from serve_app.feeds.webhooks import Deliverer
 from serve_app.feeds.websub import Subscriber, Verification
 from serve_app.live import Live
 from serve_app.messages import Answer, Ask, Generate, Message, Sampling
-from serve_app.messages_feeds import Article, DailyDigest, Feed
+from serve_app.messages_feeds import Article, DailyDigest, Feed, Probe, Rerun, RerunPreview
 from serve_app.metrics import Metrics
 from serve_app.settings import AppSettings
 from serve_app.settings_feeds import FeedsSettings
@@ -39,6 +41,8 @@ from serve_app.store.websub import SubscriptionStore
 log = logging.getLogger(__name__)
 
 RETRY_TEMPERATURE = 0.7
+MAX_PROBES = 4
+PROBE_RETRY_S = 5.0
 
 
 class FeedsService:
@@ -52,6 +56,7 @@ class FeedsService:
         self._outbox = Outbox()
         self._store = ArticleStore(self._database, self._outbox)
         self._webhooks = WebhookStore(self._database)
+        self._reruns = Reruns(self._database, app.model.id)
         self._settings = Live(FeedsSettings, "Feeds.user_config", app.kept_settings("Feeds"), session)
         self._loop: FeedsLoop | None = None
         self._fetcher: Fetcher | None = None
@@ -60,6 +65,7 @@ class FeedsService:
         self._deliverer: Deliverer | None = None
         self._daily: DailyWriter | None = None
         self._parsers = Parsers()
+        self._num_probes = 0
         self._task: asyncio.Task[None] | None = None
         self.metrics = Metrics()
 
@@ -117,14 +123,14 @@ class FeedsService:
         """
         await asyncio.to_thread(self._store.remove_feed, feed_id)
 
-    async def change_feed(self, feed_id: str, options: Mapping[str, Any]) -> Feed:
-        """Give a feed that the API added other options.
+    async def change_feed(self, feed_id: str, options: Mapping[str, Any], paused: bool | None = None) -> Feed:
+        """Give a feed that the API added other options; pause any feed, or let it go on.
 
         Raises:
             NotFound: there is no such feed.
-            Conflict: the configuration names it.
+            Conflict: the configuration names it and it was to get options, or it left the configuration and was to go on.
         """
-        feed = await asyncio.to_thread(self._store.change_feed, feed_id, options)
+        feed = await asyncio.to_thread(self._store.change_feed, feed_id, options, paused)
         self._wake()
         return feed
 
@@ -138,6 +144,23 @@ class FeedsService:
         self._wake()
         return feed
 
+    async def check_feed(self, url: str) -> Probe:
+        """What a check of this address would do; nothing is stored.
+
+        Raises:
+            Overloaded: MAX_PROBES of these are running.
+            Unavailable: no settings have come yet.
+        """
+        if self._fetcher is None:
+            raise Unavailable("Feeds has no settings yet; GET /ready says why", retry_after_s=5)
+        if self._num_probes >= MAX_PROBES:
+            raise Overloaded(f"{MAX_PROBES} addresses are being tried, the most at once; try again later", retry_after_s=PROBE_RETRY_S)
+        self._num_probes += 1
+        try:
+            return await probe(url, self._settings.value, self._fetcher, self._parsers, time.time(), self._store)
+        finally:
+            self._num_probes -= 1
+
     async def retry_article(self, article_id: str) -> Article:
         """Ask for an article's summary again.
 
@@ -148,6 +171,17 @@ class FeedsService:
         article = await asyncio.to_thread(self._store.retry_article, article_id, time.time())
         self._wake()
         return article
+
+    async def rerun_articles(self, rerun: Rerun, dry_run: bool) -> RerunPreview:
+        """Summarise articles again, or with `dry_run` say what that would cost.
+
+        Raises:
+            NotFound: there is no such feed.
+        """
+        preview = await asyncio.to_thread(self._reruns.run, rerun, self._settings.value, time.time(), dry_run=dry_run)
+        if not dry_run:
+            self._wake()
+        return preview
 
     async def verify_push(self, feed_id: str, token: str, asked: Verification) -> str:
         """The challenge for a hub that asks whether this subscription is wanted.

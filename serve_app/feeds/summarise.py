@@ -11,6 +11,7 @@ import logging
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import replace
 
+from serve_app import faults
 from serve_app.errors import Cancelled, ContextLengthExceeded, FrugalError, GenerationFailed, Overloaded, Unavailable
 from serve_app.feeds import digest
 from serve_app.feeds.acceptance import objection
@@ -47,6 +48,7 @@ class Summariser:
         Raises:
             LeaseLost: another replica may write now.
         """
+        faults.at("article taken up")
         error = await self._try(article, settings)
         if error is None:
             self._metrics.inc("frugal_summaries_total", result="done")
@@ -73,6 +75,7 @@ class Summariser:
         summary = summary_of(article, answer, self._model, settings, self._now())
         # False where the article changed meanwhile: it is pending again and comes back by itself.
         await asyncio.to_thread(self._store.record_result, self._holder, article.id, article.text_hash, summary)
+        faults.at("result stored")
         return None
 
     async def _answer(self, article: Article, settings: FeedsSettings, depth: int = 0) -> Answer:
@@ -91,6 +94,7 @@ class Summariser:
             spent.append(await self._answer(replace(article, text=joined), settings, depth + 1))
             return _sum(spent)
         answer = await self._ask(article, settings)
+        faults.at("answer received")
         if answer.finish.reason == "cancelled":
             raise Cancelled("the generation was given up before its end")
         if (reason := objection(answer.text, prompt.template, f"{article.title}\n{article.text}")) is not None:
@@ -102,6 +106,7 @@ class Summariser:
         self.paused_until = max(self.paused_until, later)
         self._metrics.inc("frugal_summaries_total", result="retry")
         await asyncio.to_thread(self._store.postpone, self._holder, article.id, article.text_hash, error.message, later)
+        faults.at("article postponed")
 
     async def _fail(self, article: Article, error: FrugalError, settings: FeedsSettings) -> None:
         now, attempts = self._now(), article.attempts + 1
@@ -111,6 +116,7 @@ class Summariser:
         await asyncio.to_thread(
             self._store.record_article_failure, self._holder, article.id, article.text_hash, error.message, attempts, later, now
         )
+        faults.at("failed try stored")
 
 
 def _sum(answers: Sequence[Answer]) -> Answer:

@@ -25,17 +25,17 @@ def not_a_feed(body: bytes, url: str) -> FetchError:
     if re.search(rb"<opml[\s>]", body[:2_000], re.IGNORECASE):
         return FetchError("this is a list of feeds (OPML), not a feed; add the feeds that it lists")
     if PAGE.search(head):
-        found = _feeds_of(head.decode("utf-8", "replace"), url)
+        found = feeds_of(body, url)
         one_of = "use its feed" if len(found) == 1 else "use one of its feeds"
         remedy = f"{one_of} {' '.join(found)}" if found else "look for the site's feed address and use that"
         return FetchError(f"this is a web page, not a feed; {remedy}")
     return FetchError("there is no feed at this address: it is neither RSS, Atom nor JSON Feed; check the address")
 
 
-def _feeds_of(page: str, url: str) -> list[str]:
+def feeds_of(body: bytes, url: str) -> list[str]:
     """The feeds that the page's <link rel="alternate"> elements name, the first MAX_FEEDS of them."""
     found: dict[str, None] = {}
-    for token in tokens(page):
+    for token in tokens(body[:HEAD].decode("utf-8", "replace")):
         if isinstance(token, Tag) and token.name == "link":
             given = token.attributes()
             kind = given.get("type", "").split(";")[0].strip().lower()

@@ -79,7 +79,7 @@ def select_page(query: ArticleQuery) -> Select[Any]:
     if query.since is not None:
         statement = statement.where(query.since <= SHOWN_AT)
     if query.tag:
-        statement = statement.where(_has_tag(query.tag))
+        statement = statement.where(has_tag(query.tag))
     if query.text:
         statement = statement.where(_holds(query.text))
     if query.cursor is not None:
@@ -88,7 +88,8 @@ def select_page(query: ArticleQuery) -> Select[Any]:
     return statement.order_by(SHOWN_AT.desc(), articles.c.id.desc()).limit(query.limit + 1)
 
 
-def _has_tag(tag: str) -> ColumnElement[bool]:
+def has_tag(tag: str) -> ColumnElement[bool]:
+    """The summary has this tag, in any case; in SQL over articles joined with their results."""
     listed, as_given, lower = type_coerce(results.c.tags, Text), *(json.dumps(each, ensure_ascii=False) for each in (tag, tag.lower()))
     return or_(listed.contains(as_given, autoescape=True), func.lower(listed).contains(lower, autoescape=True))
 

@@ -13,6 +13,7 @@ from typing import Any
 
 from sqlalchemy import Connection, and_, func, or_, select, update
 
+from serve_app import faults
 from serve_app.errors import Conflict, NotFound
 from serve_app.events import article_event, feed_event
 from serve_app.messages_feeds import Article, ArticlePage, ArticleQuery, ArticleState, Feed, Summary
@@ -111,6 +112,7 @@ class ArticleStore(FeedList):
             for article in check.changed:
                 kept = {name: value for name, value in article_values(article).items() if name not in IDENTITY}
                 connection.execute(update(articles).where(articles.c.id == article.id).values(kept))
+            faults.at("check written")
 
     def record_failure(self, holder: str, feed_id: str, failure: FeedFailure) -> None:
         """Store why a check went wrong. Validators and articles stay as they were.
@@ -160,6 +162,7 @@ class ArticleStore(FeedList):
             rest = {name: insert.excluded[name] for name in row if name != "article_id"}
             connection.execute(insert.on_conflict_do_update(index_elements=["article_id"], set_=rest))
             self._tell_of_article(connection, article_id, summary.created_at)
+            faults.at("result written")
             return True
 
     def record_article_failure(

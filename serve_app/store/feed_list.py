@@ -18,7 +18,7 @@ from serve_app.errors import BadRequest, Conflict, NotFound
 from serve_app.feed_url import check_feed_url
 from serve_app.messages_feeds import ArticleState, Feed
 from serve_app.settings_feeds import FeedEntry, FeedOptions
-from serve_app.store import article_rows, leases
+from serve_app.store import article_rows, leases, pausing
 from serve_app.store.database import Database
 from serve_app.store.schema import articles, feeds, results, websub
 
@@ -79,10 +79,10 @@ class FeedList:
             raise BadRequest(str(error), param="url") from None
         with self._database.begin() as connection:
             known = connection.execute(select(feeds).where(feeds.c.url == url).with_for_update()).one_or_none()
-            if known is not None and known.state != "paused":
-                raise Conflict(f"this feed is on the list already, as {known.id}", param="url")
+            if known is not None and not pausing.is_dropped(known.paused_by):
+                raise Conflict(f"this feed is on the list already, as {known.id}{_though_paused(known)}", param="url")
             if known is not None:
-                own = {"title": options.get("title") or known.title, "options": _json(options)}
+                own = {"title": options.get("title") or known.title, "options": _json(options), "paused_by": None}
                 connection.execute(_update(known.id, origin="api", state=_state_after(known), next_check_at=now, **own))
             elif not self._database.insert_new(connection, feeds, _row(url, "api", options, now)):
                 raise Conflict(f"this feed is on the list already, as {feed_id(url)}", param="url")
@@ -96,7 +96,7 @@ class FeedList:
             Conflict: the configuration names it.
         """
         with self._database.begin() as connection:
-            if (feed := _locked(connection, feed_id)).origin == "config" and feed.state != "paused":
+            if (feed := _locked(connection, feed_id)).origin == "config" and not pausing.is_dropped(feed.paused_by):
                 raise Conflict("the configuration names this feed; take it out of feeds: there, then it is paused and can be removed")
             own = select(articles.c.id).where(articles.c.feed_id == feed_id)
             connection.execute(own.with_for_update())  # a result that is just being stored is then here, or never will be
@@ -105,18 +105,23 @@ class FeedList:
             connection.execute(delete(articles).where(articles.c.feed_id == feed_id))
             connection.execute(delete(feeds).where(feeds.c.id == feed_id))
 
-    def change_feed(self, feed_id: str, options: Mapping[str, Any]) -> Feed:
+    def change_feed(self, feed_id: str, options: Mapping[str, Any], paused: bool | None = None) -> Feed:
         """Give a feed that the API added other options. One of None is as for all feeds again; what is not named stays.
+        `paused`: a person pauses it, or lets it go on; that works on those of the configuration, too.
 
         Raises:
             NotFound: no feed has this id.
-            Conflict: the configuration names it.
+            Conflict: the configuration names it, and it was to get options; or it is paused because it left the configuration.
         """
         with self._database.begin() as connection:
-            if (feed := _locked(connection, feed_id)).origin == "config":
+            feed = _locked(connection, feed_id)
+            if options and feed.origin == "config":
                 raise Conflict("the configuration names this feed; change its options there")
-            own = {name: value for name, value in {**feed.options, **options}.items() if value is not None}
-            connection.execute(_update(feed_id, title=own.get("title") or feed.title, options=_json(own)))
+            if options:
+                own = {name: value for name, value in {**feed.options, **options}.items() if value is not None}
+                connection.execute(_update(feed_id, title=own.get("title") or feed.title, options=_json(own)))
+            if paused is not None and (changed := _paused(feed, paused)):
+                connection.execute(_update(feed_id, **changed))
             return _one(connection, feed_id)
 
     def options_of(self, feed_id: str) -> FeedOptions:
@@ -136,7 +141,7 @@ class FeedList:
         with self._database.begin() as connection:
             feed = _locked(connection, feed_id)
             if feed.state == "paused":
-                raise Conflict("this feed is paused because it left the configuration; put it back there, or add it by its address")
+                raise Conflict(pausing.why(feed.paused_by))
             state = "failing" if feed.state == "gone" else feed.state
             connection.execute(_update(feed_id, state=state, next_check_at=min(feed.next_check_at, now)))
             return _one(connection, feed_id)
@@ -157,22 +162,39 @@ class FeedList:
             for row in connection.execute(select(feeds).order_by(feeds.c.id).with_for_update()).all():
                 if row.url in named:
                     connection.execute(_update(row.id, **_named(row, named[row.url], now)))
-                elif row.origin == "config" and row.state != "paused":
-                    connection.execute(_update(row.id, state="paused"))
+                elif row.origin == "config" and not pausing.is_dropped(row.paused_by):
+                    connection.execute(_update(row.id, state="paused", paused_by=pausing.with_config(row.paused_by)))
 
 
 def _named(row: Any, entry: FeedEntry, now: float) -> dict[str, Any]:
     values: dict[str, Any] = {"origin": "config", "title": entry.title or row.title, "options": _json(entry.options)}
-    if row.state == "paused":
-        values |= {"state": _state_after(row), "next_check_at": now}
+    if pausing.is_dropped(row.paused_by):
+        by = pausing.without_config(row.paused_by)
+        values |= {"paused_by": by, "state": "paused" if by else _state_after(row), "next_check_at": now}
     return values
 
 
-def _state_after(row: Any) -> str:
-    """The state of a feed that is paused no more."""
-    if row.last_success_at is None:
+def _paused(feed: Feed, paused: bool) -> dict[str, Any]:
+    """What changes where a person pauses a feed or lets it go on. Its next check stays when it was: the host may want its pause."""
+    if paused:
+        return {"state": "paused", "paused_by": pausing.with_person(feed.paused_by)}
+    if feed.paused_by == "config":
+        raise Conflict(pausing.why(feed.paused_by))
+    if feed.paused_by is None:
+        return {}
+    by = pausing.without_person(feed.paused_by)
+    return {"state": "paused" if by else _state_after(feed), "paused_by": by}
+
+
+def _though_paused(row: Any) -> str:
+    return f", and paused by a person; {pausing.RESUME}" if row.paused_by == "person" else ""
+
+
+def _state_after(feed: Any) -> str:
+    """The state of a feed or its row that is paused no more."""
+    if feed.last_success_at is None:
         return "new"
-    return "failing" if row.num_errors else "ok"
+    return "failing" if feed.num_errors else "ok"
 
 
 def _row(url: str, origin: str, options: Mapping[str, Any], now: float) -> dict[str, Any]:

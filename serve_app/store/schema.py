@@ -67,6 +67,7 @@ feeds = Table(
     Column("entry_gap_s", Float),  # usual time between two entries
     Column("newest_at", Float),
     Column("options", CleanText),  # JSON of settings_feeds.FeedOptions; NULL: none
+    Column("paused_by", CleanString),  # person | config | both, see store/pausing.py; NULL: not paused
     Index("feeds_next_check_at", "next_check_at"),
 )
 

@@ -29,6 +29,7 @@ def test_configured_feeds_are_added_paused_when_they_leave_and_revived_when_they
     assert store.feed(FEED) == new
     store.sync_configured(ME, [], 3.0)
     assert {feed.url: feed.state for feed in store.feeds()} == {URL: "paused", "sample:": "paused", OTHER: "new"}
+    assert store.feed(FEED).paused_by == "config"
     assert [feed.url for feed in store.due_feeds(99.0)] == [OTHER]
     store.sync_configured(ME, [FeedEntry(url=URL, title="Own title")], 4.0)
     assert store.feed(FEED) == replace(new, next_check_at=4.0)
@@ -65,6 +66,47 @@ def test_a_feed_that_was_added_changes_what_is_named(store: ArticleStore) -> Non
     assert store.feed(FEED).title == "Other title"
     with pytest.raises(NotFound):
         store.change_feed("nope", {"title": "Title"})
+
+
+def test_what_a_person_paused_stays_so_until_a_person_lets_it_go_on(store: ArticleStore) -> None:
+    entry = FeedEntry(url=URL)
+    with_articles(store, article("a"))
+    checked = store.feed(FEED)
+    paused = store.change_feed(FEED, {}, True)
+    assert paused == replace(checked, state="paused", paused_by="person") == store.change_feed(FEED, {}, True)
+    assert (store.due_feeds(1e6), store.pending_articles(1e6, 9)) == ((), ())
+    with pytest.raises(Conflict, match="paused by a person; let it go on with `frugal-serve feeds resume`"):
+        store.refresh(FEED, 3.0)
+    with pytest.raises(Conflict, match=f"on the list already, as {FEED}, and paused by a person"):
+        store.add_feed(URL, 3.0)
+    with pytest.raises(Conflict, match="the configuration names this feed"):
+        store.remove_feed(FEED)
+    store.sync_configured(ME, [entry], 3.0)
+    assert store.feed(FEED) == paused
+    assert store.change_feed(FEED, {}, False) == checked == store.change_feed(FEED, {}, False)
+
+
+def test_a_person_and_the_configuration_do_not_undo_each_others_pauses(store: ArticleStore) -> None:
+    entry = FeedEntry(url=URL)
+    with_articles(store)
+    store.change_feed(FEED, {}, True)
+    store.sync_configured(ME, [], 3.0)
+    assert store.feed(FEED).paused_by == "both"
+    store.sync_configured(ME, [entry], 4.0)
+    assert (store.feed(FEED).state, store.feed(FEED).paused_by) == ("paused", "person")
+    store.sync_configured(ME, [], 5.0)
+    resumed = store.change_feed(FEED, {}, False)
+    assert (resumed.state, resumed.paused_by) == ("paused", "config")
+    with pytest.raises(Conflict, match="left the configuration; put it back there"):
+        store.change_feed(FEED, {}, False)
+    assert store.change_feed(FEED, {}, True).paused_by == "both"
+    assert (store.add_feed(URL, 6.0).state, store.feed(FEED).paused_by) == ("ok", None)
+
+
+def test_a_feed_that_is_gone_is_not_woken_by_letting_it_go_on(store: ArticleStore) -> None:
+    store.add_feed(URL, 1.0)
+    store.record_failure(ME, FEED, FeedFailure(2.0, "gone for good (410)", 9_000.0, 410, is_gone=True))
+    assert store.change_feed(FEED, {}, False).state == "gone"
 
 
 def test_a_feed_of_the_configuration_cannot_be_removed_but_others_go_with_their_articles(store: ArticleStore) -> None:

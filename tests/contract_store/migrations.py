@@ -13,6 +13,7 @@ import sqlalchemy as sa
 from serve_app.messages import Selection
 from serve_app.store import database as module
 from serve_app.store.answers import AnswerStore, StoredAnswer
+from serve_app.store.articles import ArticleStore
 from serve_app.store.database import Database
 from tests.contract_store.answers import stored
 
@@ -37,6 +38,18 @@ def old_row(answer: StoredAnswer) -> dict[str, object]:
     digest = hashlib.sha256(f"{answer.key}\n{finish}\n{answer.text}".encode()).hexdigest()
     escaped = answer.text.replace("\\", "\\005c").replace("\0", "\\0000")
     return dict(zip(COLUMNS, (answer.key, "tiny", "tenant", "feed0", escaped, finish, digest, 900, answer.created_at), strict=True))
+
+
+def test_feeds_that_left_the_configuration_before_it_was_known_who_paused_them(empty_url: str) -> None:
+    engine = at_revision(empty_url, "0005")
+    names = ("id", "url", "origin", "state", "title", "num_errors", "next_check_at", "created_at")
+    rows = [dict(zip(names, (state, f"https://{state}.test", "config", state, "", 0, 1.0, 1.0), strict=True)) for state in ("ok", "paused")]
+    with engine.begin() as connection:
+        connection.execute(sa.insert(sa.table("feeds", *map(sa.column, names))), rows)
+    engine.dispose()
+    database = Database(empty_url)
+    assert {feed.id: feed.paused_by for feed in ArticleStore(database).feeds()} == {"ok": None, "paused": "config"}
+    database.close()
 
 
 def test_answers_of_version_1_are_found_after_the_upgrade_and_damaged_ones_are_not(empty_url: str) -> None:

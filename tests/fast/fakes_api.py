@@ -24,7 +24,21 @@ from serve_app.errors import Conflict, FrugalError, NotFound
 from serve_app.feeds.websub import Verification
 from serve_app.logprobs import Candidate, TokenLogprob
 from serve_app.messages import Answer, Ask, Chunk, Failed, Finish, FinishReason, Item, ModelCard, Opening, Outcome, Usage
-from serve_app.messages_feeds import Article, ArticlePage, ArticleQuery, DailyDigest, DailyPage, DailyQuery, Feed, Summary
+from serve_app.messages_feeds import (
+    Article,
+    ArticlePage,
+    ArticleQuery,
+    DailyDigest,
+    DailyPage,
+    DailyQuery,
+    Expected,
+    Feed,
+    Probe,
+    ProbeStep,
+    Rerun,
+    RerunPreview,
+    Summary,
+)
 from serve_app.settings import IngressSettings
 from serve_app.store.webhooks import Delivery, Health
 
@@ -113,6 +127,8 @@ class FakeServices:
     verified: list[Verification] = field(default_factory=list)
     changed: list[tuple[str, dict[str, Any]]] = field(default_factory=list)
     pushed: list[tuple[bytes, str | None, str]] = field(default_factory=list)
+    reruns: list[tuple[Rerun, bool]] = field(default_factory=list)
+    preview: RerunPreview = field(default_factory=lambda: RerunPreview(True, 3, 5, 1, Expected(900, 300, 12.5, 0.0002)))
     all_articles: list[Article] = field(default_factory=list)
     all_digests: list[DailyDigest] = field(default_factory=list)
     all_feeds: dict[str, Feed] = field(default_factory=dict)
@@ -123,6 +139,7 @@ class FakeServices:
     all_webhooks: list[Health] = field(default_factory=list)
     dead: list[Delivery] = field(default_factory=list)
     sent_again: list[tuple[str, tuple[str, ...] | None]] = field(default_factory=list)
+    probe_ok: bool = True
     broken: dict[str, Exception] = field(default_factory=dict)
     closed: asyncio.Event = field(default_factory=asyncio.Event)
     waiting: asyncio.Event = field(default_factory=asyncio.Event)
@@ -244,6 +261,11 @@ class FakeServices:
         self.all_articles[self.all_articles.index(known)] = again
         return again
 
+    async def rerun_articles(self, rerun: Rerun, dry_run: bool) -> RerunPreview:
+        self._fail("rerun_articles")
+        self.reruns.append((rerun, dry_run))
+        return replace(self.preview, dry_run=dry_run)
+
     async def digests(self, q: DailyQuery) -> DailyPage:
         self._fail("digests")
         start = int(q.cursor or 0)
@@ -267,15 +289,22 @@ class FakeServices:
             raise Conflict("the configuration names this feed; remove it there")
         del self.all_feeds[id]
 
-    async def change_feed(self, id: str, options: dict[str, Any]) -> Feed:
+    async def change_feed(self, id: str, options: dict[str, Any], paused: bool | None = None) -> Feed:
         known = self._feed(id)
-        if known.origin == "config":
+        if options and known.origin == "config":
             raise Conflict("the configuration names this feed; change it there")
         self.changed.append((id, options))
-        return known
+        if paused is not None:
+            self.all_feeds[id] = replace(known, state="paused" if paused else "ok", paused_by="person" if paused else None)
+        return self.all_feeds[id]
 
     async def refresh_feed(self, id: str) -> Feed:
         return self._feed(id)
+
+    async def check_feed(self, url: str) -> Probe:
+        self._fail("check_feed")
+        steps = (ProbeStep("address", True, f"{url}: not on the list", {"feed_id": None}), ProbeStep("fetch", False, "no\x1b[2J reply"))
+        return Probe(url, self.probe_ok, steps if not self.probe_ok else steps[:1], ("https://example.org/feed",))
 
     async def verify_push(self, id: str, token: str, asked: Verification) -> str:
         self._subscription(id, token)

@@ -149,6 +149,17 @@ async def test_a_feed_has_a_title_and_options_of_its_own() -> None:
     assert services.changed == [("feed0", {"full_text": None}), ("feed0", {"title": "Other"})]
 
 
+async def test_any_feed_is_paused_and_goes_on() -> None:
+    services = FakeServices(all_feeds={"feed0": feed()})
+    client = client_of(services)
+    paused = await client.patch("/v1/feeds/feed0", json={"paused": True})
+    assert (paused.status_code, paused.json()["state"], paused.json()["paused_by"]) == (200, "paused", "person")
+    resumed = await client.patch("/v1/feeds/feed0", json={"paused": False})
+    assert (resumed.json()["state"], resumed.json()["paused_by"]) == ("ok", None)
+    refused = await client.patch("/v1/feeds/feed0", json={"paused": "yes"})
+    assert (refused.status_code, refused.json()["error"]["param"]) == (400, "paused")
+
+
 @pytest.mark.parametrize(("options", "problem"), [({"full_text": "yes"}, "options.full_text"), ({"fulltext": True}, "full_text")])
 @pytest.mark.parametrize("method", ["POST", "PATCH"])
 async def test_bad_options_are_refused_by_name(method: str, options: dict[str, Any], problem: str) -> None:

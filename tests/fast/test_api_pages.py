@@ -12,6 +12,7 @@ import httpx
 import pytest
 
 from serve_app.errors import Unavailable
+from serve_app.messages_feeds import PausedBy
 from tests.fast.fakes_api import FakeServices, article, client_of, digest, feed, summary
 
 EVIL = '"><script>alert(1)</script><img src=x onerror=alert(2)>{{7*7}}'
@@ -104,6 +105,15 @@ async def test_the_digest_shows_articles_feeds_and_costs() -> None:
     assert page.words.index("Title a0") < page.words.index("Title a1")
     assert page.all("a", href="https://example.org/a0") == [{"href": "https://example.org/a0", "rel": "noopener noreferrer nofollow"}]
     assert page.all("time")[0]["datetime"] == "2023-11-14T22:13:20+00:00"
+
+
+@pytest.mark.parametrize(
+    ("by", "words"), [("person", "paused by a person"), ("both", "paused by a person"), ("config", "paused: left the configuration")]
+)
+async def test_a_paused_feed_says_who_paused_it(by: PausedBy, words: str) -> None:
+    page = await page_of(FakeServices(all_feeds={"feed0": feed(state="paused", paused_by=by)}))
+    assert words in " ".join(page.text.split())
+    assert "Next:" not in page.text
 
 
 async def test_the_digest_shows_the_cache_by_model_and_by_feed() -> None:

@@ -7,7 +7,6 @@ import json
 import pathlib
 import socket
 from collections.abc import AsyncIterator
-from dataclasses import replace
 from typing import Any
 
 import click
@@ -17,7 +16,7 @@ from click.testing import CliRunner, Result
 from serve_app import __version__, costs
 from serve_app.__main__ import main
 from serve_app.errors import GenerationFailed, Overloaded
-from tests.fast.fakes_api import MODEL, FakeServices, article, feed, served, summary
+from tests.fast.fakes_api import MODEL, FakeServices, article, served, summary
 
 SHIPPED = pathlib.Path(__file__).parents[2] / "serve_config.yaml"
 REPORT = costs.report([], [], [], 0.0)
@@ -147,54 +146,6 @@ async def test_status_ends_with_1_until_it_is_ready(server: Server, state: dict[
     assert (json.loads(data.stdout), data.exit_code) == ({**state, **unknown}, exit_code)
 
 
-async def test_feeds_lists_them_or_prints_the_servers_json(server: Server) -> None:
-    bad = replace(feed("feed1"), title="Evil\x1b]0;owned\x07", state="failing", last_error="404\x1b[2J")
-    server.services.all_feeds = {"feed0": feed(), "feed1": bad}
-    text, data = await server.run("feeds"), await server.run("feeds", "--json")
-    assert (text.exit_code, data.exit_code) == (0, 0)
-    assert [line.split()[0] for line in text.stdout.splitlines() if line.startswith("feed")] == ["feed0", "feed1"]
-    assert "Evil ]0;owned " in text.stdout
-    assert all(char.isprintable() or char == "\n" for char in text.stdout)
-    assert [entry["id"] for entry in json.loads(data.stdout)["data"]] == ["feed0", "feed1"]
-
-
-async def test_a_feed_is_added_refreshed_and_removed(server: Server) -> None:
-    added = await server.run("feeds", "add", "https://example.org/new")
-    assert (added.exit_code, added.stdout.splitlines()[0]) == (0, "feed0  new      https://example.org/new")
-    refreshed = await server.run("feeds", "refresh", "feed0")
-    assert (refreshed.exit_code, refreshed.stdout.splitlines()[0]) == (0, "feed0  new      https://example.org/new")
-    removed = await server.run("feeds", "remove", "feed0")
-    assert (removed.exit_code, removed.stdout, server.services.all_feeds) == (0, "removed feed0\n", {})
-
-
-@pytest.mark.parametrize(
-    ("words", "message"),
-    [
-        (("remove", "feed0"), "the configuration names this feed; remove it there\n"),
-        (("refresh", "none"), "there is no feed none\n"),
-        (("add", "https://example.org/feed.xml"), "url: https://example.org/feed.xml is there already\n"),
-    ],
-)
-async def test_what_cannot_be_done_to_a_feed_says_why(server: Server, words: tuple[str, ...], message: str) -> None:
-    server.services.all_feeds = {"feed0": feed()}
-    result = await server.run("feeds", *words)
-    assert (result.exit_code, result.stdout, result.stderr) == (2, "", message)
-
-
-@pytest.mark.parametrize("words", [["add", "https://example.org/new"], ["refresh", "feed0"], ["remove", "feed0"]])
-async def test_the_address_may_stand_before_or_behind_a_change_of_feeds(server: Server, nobody: str, words: list[str]) -> None:
-    for order in (["--url", server.url, *words], [*words, "--url", server.url], ["--url", nobody, *words, "--url", server.url]):
-        server.services.all_feeds = {"feed0": replace(feed(), origin="api")}
-        result = await asyncio.to_thread(run, "feeds", *order, FRUGAL_URL=nobody)
-        assert (result.exit_code, result.stderr) == (0, "")
-
-
-def test_json_beside_a_change_of_feeds_is_refused_and_not_ignored() -> None:
-    result = run("feeds", "--json", "remove", "feed0")
-    assert result.exit_code == 2
-    assert "--json goes with the list alone" in result.stderr
-
-
 COMMANDS = [
     ["ask", "Hi"],
     ["digest"],
@@ -202,12 +153,18 @@ COMMANDS = [
     ["status"],
     ["feeds"],
     ["feeds", "add", "x"],
+    ["feeds", "list"],
     ["feeds", "refresh", "x"],
+    ["feeds", "pause", "x"],
+    ["feeds", "resume", "x"],
     ["feeds", "remove", "x"],
+    ["feeds", "import", __file__],
+    ["feeds", "export", "-"],
+    ["feeds", "check", "x"],
 ]
 
 
-@pytest.mark.parametrize("words", COMMANDS, ids=" ".join)
+@pytest.mark.parametrize("words", COMMANDS, ids=lambda words: " ".join(words[:2]))
 def test_without_a_server_every_command_ends_with_2_and_the_remedy(words: list[str], nobody: str) -> None:
     result = run(*words, FRUGAL_URL=nobody)
     assert (result.exit_code, result.stdout) == (2, "")

@@ -390,3 +390,19 @@ async def test_a_replica_that_lost_the_lease_stops_writing_and_waits_for_it(worl
         assert world.states() == {"a": "pending"}
         world.store.release(LEASE, "successor")
         await world.until_states(a="done")
+
+
+async def test_a_feed_that_a_person_paused_rests_and_what_its_hub_sends_is_dropped(world: World) -> None:
+    feed = world.fetcher.publish(URL).entry("a")
+    async with world.running(settings_for(URL)) as loop:
+        await world.until_states(a="done")
+        (known,) = world.store.feeds()
+        world.store.change_feed(known.id, {}, True)
+        await loop.take(known.id, feed.entry("b").body(), "application/rss+xml")
+        world.clock.pass_s(10 * 86_400)
+        loop.wake()
+        await world.rounds()
+        assert (world.states(), len(world.fetcher.asked)) == ({"a": "done"}, 1)
+        world.store.change_feed(known.id, {}, False)
+        loop.wake()
+        await world.until_states(a="done", b="done")

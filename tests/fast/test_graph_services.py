@@ -249,12 +249,14 @@ async def test_changes_of_feeds_go_to_feeds_and_its_errors_come_back(world: Worl
     await world.services.change_feed("feed0", {"full_text": None})
     await world.services.refresh_feed("feed0")
     await world.services.remove_feed("feed0")
+    await world.services.check_feed(url)
     await world.services.retry_article("a0")
     assert world.calls.asked == [
         ("add_feed", url, {"full_text": True}),
-        ("change_feed", "feed0", {"full_text": None}),
+        ("change_feed", "feed0", {"full_text": None}, None),
         ("refresh_feed", "feed0"),
         ("remove_feed", "feed0"),
+        ("check_feed", url),
         ("retry_article", "a0"),
     ]
     world.calls.broken["add_feed"] = Conflict("it is there already")

@@ -11,7 +11,7 @@ import pytest
 from serve_app import messages, messages_feeds
 from serve_app.errors import Overloaded
 from serve_app.messages import Answer, Ask, CachePolicy, Chunk, Failed, Generate, Message, Opening, Sampling, Selection, Usage
-from serve_app.messages_feeds import ArticlePage, ArticleQuery, DailyPage, DailyQuery
+from serve_app.messages_feeds import ArticlePage, ArticleQuery, DailyPage, DailyQuery, Expected, Probe, ProbeStep, Rerun, RerunPreview
 from tests.fast.fakes_api import CARD, article, digest, feed, finish, summary
 
 GENERATE = Generate("request-1", "tiny", Sampling(seed=7, stop=("\n",)), (Message("user", "Hi"),), priority="batch")
@@ -39,6 +39,11 @@ EXAMPLES: list[Any] = [
     DailyQuery(tag="ai", limit=5),
     DailyPage((digest(),), "cursor"),
     digest(),
+    Rerun("feed0", "ray", ("a0",), "failed", "1", "tiny", 5.0),
+    RerunPreview(False, 3, 5, 1, Expected(900, 300, 12.5, 0.0002)),
+    Expected(900, 300, 12.5, 0.0002),
+    ProbeStep("address", True, "fine", {"feed_id": None}),
+    Probe("https://example.org/", False, (ProbeStep("address", True, "fine"),), ("https://example.org/feed",)),
 ]
 
 

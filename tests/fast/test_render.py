@@ -34,6 +34,7 @@ def feed(**changes: Any) -> dict[str, Any]:
         "url": "https://example.org/feed.xml",
         "num_articles": {"done": 3, "pending": 1, "failed": 0},
         "last_error": None,
+        "paused_by": None,
         "next_check_at": 1_700_003_600.0,
     }
     return {**plain, **changes}
@@ -163,3 +164,19 @@ def test_the_report_shows_every_figure_with_its_unit(last_seen_at: float, unacco
 )
 def test_readiness_in_lines(state: dict[str, Any], text: str) -> None:
     assert render.ready(state) == text
+
+
+def test_a_trial_check_is_a_table_with_the_headers_that_matter() -> None:
+    steps = [
+        {"name": "address", "ok": True, "text": "fine", "details": {"feed_id": None}},
+        {"name": "request", "ok": False, "text": f"GET https://example.org/{'x' * 120}", "details": {"headers": {"ETag": EVIL}}},
+    ]
+    first, *rest = render.probe({"steps": steps, "feeds": ["https://example.org/feed"]}).splitlines()
+    assert first == "  address  fine"
+    assert (rest[0], rest[1].strip(), rest[-1]) == (
+        "! request  GET",
+        f"https://example.org/{'x' * 120}",
+        "  try      https://example.org/feed",
+    )
+    assert rest[2].startswith("           ETag: ")
+    assert all(char.isprintable() for line in rest for char in line)

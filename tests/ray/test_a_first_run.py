@@ -102,6 +102,18 @@ def test_a_web_page_as_a_feed_is_shown_as_failing_with_the_reason(program: Progr
     assert program.http.delete(f"/v1/feeds/{added.json()['id']}").status_code == 204
 
 
+def test_the_command_line_tries_pauses_and_carries_feeds(program: Program, tmp_path: pathlib.Path) -> None:
+    page = program.cli("feeds", "check", f"{program.url}/")
+    assert (page.returncode, "this is a web page, not a feed" in " ".join(page.stdout.split())) == (1, True), page.stderr
+    paused = program.cli("feeds", "pause", "sample:")
+    assert "paused: by a person" in paused.stdout, paused.stderr
+    refused = program.cli("feeds", "refresh", "sample:")
+    assert (refused.returncode, "paused by a person" in refused.stderr) == (2, True)
+    assert "paused:" not in program.cli("feeds", "resume", "sample:").stdout
+    assert program.cli("feeds", "export", str(tmp_path / "feeds.opml")).returncode == 0
+    assert program.cli("feeds", "import", str(tmp_path / "feeds.opml")).stdout == "0 added, 1 already there, 0 refused\n"
+
+
 def program_feed(program: Program, feed_id: str) -> dict[str, str]:
     return next(feed for feed in program.get("/v1/feeds")["data"] if feed["id"] == feed_id)
 

@@ -1,0 +1,3 @@
+"""Reruns on PostgreSQL."""
+
+from tests.contract_store.rerun import *  # noqa: F403 (tests, which pytest finds by their names here)
