@@ -208,6 +208,13 @@ def _feeds_contradictions(config: CheckedConfig, where: str) -> Iterator[str]:
             f"Feeds.user_config.summary.max_words: {feeds.summary.max_words} words and {feeds.summary.max_tokens} tokens of summary need "
             f"about {needed} tokens, more than model.max_context {config.app.model.max_context}; lower it"
         )
+    daily = feeds.digest
+    needed = int(daily.max_words * TOKENS_PER_WORD) + daily.max_tokens
+    if daily.tags and needed > config.app.model.max_context:
+        yield (
+            f"Feeds.user_config.digest.max_words: {daily.max_words} words and {daily.max_tokens} tokens of digest need about {needed} "
+            f"tokens, more than model.max_context {config.app.model.max_context}; lower it"
+        )
 
 
 def _typed(config: CheckedConfig, name: str, cls: type[S]) -> S:

@@ -190,6 +190,12 @@ class FeedsDeployment:
     async def take_push(self, feed_id: str, token: str, body: bytes, content_type: str | None, signature: str) -> Failed | None:
         return await as_value(self._service.take_push(feed_id, token, body, content_type, signature))
 
+    async def redeliver(self, webhook_id: str, ids: tuple[str, ...] | None) -> int | Failed:
+        return await as_value(self._service.redeliver(webhook_id, ids))
+
+    async def test_webhook(self, webhook_id: str) -> str | Failed:
+        return await as_value(self._service.test_webhook(webhook_id))
+
     async def snapshot(self) -> Snapshot:
         return self._service.metrics.snapshot("Feeds", _replica_id())
 

@@ -185,3 +185,44 @@ class ArticlePage:
 
     articles: tuple[Article, ...]
     next_cursor: str | None = None
+
+
+DailyState = Literal["pending", "done", "failed", "empty"]
+
+
+@dataclass(frozen=True, slots=True)
+class DailyDigest:
+    """What was written about the articles of a tag ("*": of all) on the day before `date`, a local date as 2026-11-25. `article_ids` are
+    those that it was written from; `reason` says why it is not there."""
+
+    date: str
+    tag: str
+    state: DailyState = "pending"
+    text: str = ""
+    article_ids: tuple[str, ...] = ()
+    reason: str | None = None
+    attempts: int = 0
+    next_try_at: float | None = None
+    model: str = ""
+    prompt_tokens: int = 0
+    completion_tokens: int = 0
+    compute_s: float = 0.0
+    cost_usd: float = 0.0
+    updated_at: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class DailyQuery:
+    """Which daily digests: of one tag, or of all. The newest first; `cursor` is the opaque `next_cursor` of the page before."""
+
+    tag: str | None = None
+    limit: int = 20
+    cursor: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class DailyPage:
+    """One page of daily digests, and the cursor of the next one where there is more."""
+
+    digests: tuple[DailyDigest, ...]
+    next_cursor: str | None = None

@@ -92,6 +92,9 @@ METRICS: dict[str, Spec] = {
     "frugal_feed_check_seconds": Spec("histogram", "Time of one fetch and parse."),
     "frugal_articles": Spec("gauge", "Articles by state.", ("state",)),
     "frugal_summaries_total": Spec("counter", "Summaries asked for, by result: done, failed, retry.", ("result",)),
+    "frugal_webhook_tries_total": Spec("counter", "Webhook messages sent, by what became of them: done, again, dead, gone.", ("result",)),
+    "frugal_webhook_messages": Spec("gauge", "Webhook messages by state: pending, dead.", ("state",)),
+    "frugal_daily_digests_total": Spec("counter", "Daily digests by result: done, empty, failed, retry.", ("result",)),
     "frugal_feeds_lease_held": Spec("gauge", "1 where this replica may write."),
 }
 

@@ -10,6 +10,8 @@ from pydantic import Field, field_validator, model_validator
 from serve_app.feed_rules import Rule
 from serve_app.feed_url import SAMPLE_FEED, check_feed_url, masked
 from serve_app.settings_base import Seconds, Settings
+from serve_app.settings_daily import DailySettings
+from serve_app.settings_webhooks import Webhook
 
 STRIPE_FEED = "https://stripe.com/blog/feed.rss"
 
@@ -90,6 +92,7 @@ class FeedsSettings(Settings):
 
     feeds: tuple[FeedEntry, ...] = (FeedEntry(url=STRIPE_FEED), FeedEntry(url=SAMPLE_FEED))
     summary: SummaryPrompt = SummaryPrompt()
+    digest: DailySettings = DailySettings()
     poll_interval_s: Seconds = Field(3600, ge=1, description="between two checks of a feed that gives no hint of its own")
     follow_rate: bool = Field(
         True, description="check after a tenth of the usual time between two entries, between min_interval_s and max_interval_s"
@@ -113,6 +116,7 @@ class FeedsSettings(Settings):
     websub_callback_url: str | None = Field(
         None, description="this server as hubs reach it, https://host[:port][/prefix]: feeds that name a hub are then pushed (WebSub)"
     )
+    webhooks: tuple[Webhook, ...] = Field((), max_length=32, description="who is told of summaries and failures; see docs/webhooks.md")
     contact: str = Field("", description="address or URL put into the User-Agent, for the people whose feeds you read")
 
     @model_validator(mode="after")
@@ -120,6 +124,10 @@ class FeedsSettings(Settings):
         urls = [feed.url for feed in self.feeds]
         for url in sorted({url for url in urls if urls.count(url) > 1}):
             raise ValueError(f"feeds lists {masked(url)} twice; remove one")
+        hooks = [webhook.url for webhook in self.webhooks]
+        for webhook in self.webhooks:
+            if hooks.count(webhook.url) > 1:
+                raise ValueError(f"webhooks lists {webhook.shown} twice; make one of the two, with the events of both")
         if self.min_interval_s > self.max_interval_s:
             raise ValueError("min_interval_s is greater than max_interval_s; swap them")
         if self.poll_interval_s < self.min_interval_s:

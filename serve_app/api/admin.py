@@ -9,11 +9,9 @@ import time
 from collections.abc import AsyncIterator
 from typing import Annotated, Any
 
-from fastapi import APIRouter, Depends, Request, Response, Security
+from fastapi import APIRouter, Depends, Request, Response
 from fastapi import Query as InQuery
-from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
 
-from serve_app import admin_key
 from serve_app.api import examples, warm
 from serve_app.api.admin_schemas import (
     Deleted,
@@ -30,32 +28,18 @@ from serve_app.api.admin_schemas import (
     cursor_of,
 )
 from serve_app.api.connection import JsonLines
-from serve_app.api.dependencies import Graph
+from serve_app.api.dependencies import Graph, needs_admin_key
 from serve_app.api.failures import request_id_of
-from serve_app.errors import BadRequest, Forbidden, NotFound, Unauthorized
+from serve_app.errors import BadRequest, NotFound
 from serve_app.store.answer_lines import from_line
 from serve_app.store.answers import StoredAnswer
 
-SET_UP = "make one with `frugal-serve admin-key new`, or set FRUGAL_ADMIN_KEY_SHA256 or Ingress.user_config.admin_key_sha256"
 MAX_REFUSED = 100  # lines of an import that are told one by one
-
-bearer = HTTPBearer(auto_error=False, description="the key that `frugal-serve admin-key new` printed")
-
-
-async def require_admin(services: Graph, given: Annotated[HTTPAuthorizationCredentials | None, Security(bearer)]) -> None:
-    sha256 = services.admin_key_sha256()
-    if sha256 is None:
-        raise Forbidden(f"there is no admin key; {SET_UP}")
-    if given is None:
-        raise Unauthorized("this needs the admin key; send it as Authorization: Bearer <key>")
-    if not admin_key.matches(given.credentials, sha256):
-        raise Unauthorized("this is not the admin key; a new one replaces one that is lost: `frugal-serve admin-key new`")
-
 
 router = APIRouter(
     prefix="/v1/admin/cache",
     tags=["Administration"],
-    dependencies=[Depends(require_admin)],
+    dependencies=[Depends(needs_admin_key)],
     responses={401: examples.NO_KEY, 403: examples.NO_KEY_SET_UP, 503: examples.STORE_DOWN},
 )
 

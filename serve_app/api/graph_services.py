@@ -23,14 +23,16 @@ from serve_app.errors import Overloaded, Stopping
 from serve_app.feeds.websub import Verification
 from serve_app.live import Live
 from serve_app.messages import Answer, Ask, Item, ModelCard, Selection
-from serve_app.messages_feeds import Article, ArticlePage, ArticleQuery, Feed, Probe, Rerun, RerunPreview
+from serve_app.messages_feeds import Article, ArticlePage, ArticleQuery, DailyPage, DailyQuery, Feed, Probe, Rerun, RerunPreview
 from serve_app.metrics import Metrics, Snapshot, render
 from serve_app.settings import AppSettings, IngressSettings
 from serve_app.store.articles import ArticleStore
+from serve_app.store.daily import DailyStore
 from serve_app.store.database import Database
 from serve_app.store.ledger import Ledger
 from serve_app.store.open_answers import open_answers
 from serve_app.store.similar import SimilarStore
+from serve_app.store.webhooks import Delivery, Health, WebhookStore
 
 log = logging.getLogger(__name__)
 
@@ -69,6 +71,8 @@ class GraphServices:
         self._calls = calls
         self._database = Database(app.database)
         self._articles = ArticleStore(self._database)
+        self._webhooks = WebhookStore(self._database)
+        self._daily = DailyStore(self._database)
         self._ledger = Ledger(self._database)
         self._cards: tuple[ModelCard, ...] = ()
         self._num_asking = 0
@@ -154,6 +158,9 @@ class GraphServices:
         preview: RerunPreview = await self._calls.feeds("rerun_articles", rerun, dry_run)
         return preview
 
+    async def digests(self, q: DailyQuery) -> DailyPage:
+        return await asyncio.to_thread(self._daily.query, q)
+
     async def feeds(self) -> tuple[Feed, ...]:
         return tuple(await asyncio.to_thread(self._articles.feeds))
 
@@ -182,6 +189,18 @@ class GraphServices:
 
     async def take_push(self, id: str, token: str, body: bytes, content_type: str | None, signature: str) -> None:
         await self._calls.feeds("take_push", id, token, body, content_type, signature)
+
+    async def webhooks(self) -> tuple[Health, ...]:
+        return await asyncio.to_thread(self._webhooks.health)
+
+    async def dead_letters(self, id: str, limit: int) -> tuple[Delivery, ...]:
+        return await asyncio.to_thread(self._webhooks.dead, id, limit)
+
+    async def redeliver(self, id: str, ids: tuple[str, ...] | None) -> int:
+        return int(await self._calls.feeds("redeliver", id, ids))
+
+    async def test_webhook(self, id: str) -> str:
+        return str(await self._calls.feeds("test_webhook", id))
 
     async def report(self) -> dict[str, Any]:
         await self._calls.broadcast("flush")  # so that the books are those of this moment

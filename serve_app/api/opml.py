@@ -16,8 +16,7 @@ from fastapi.security import HTTPAuthorizationCredentials
 from pydantic import BaseModel, Field
 
 from serve_app.api import examples
-from serve_app.api.admin import bearer, require_admin
-from serve_app.api.dependencies import Graph
+from serve_app.api.dependencies import Graph, bearer, needs_admin_key
 from serve_app.api.fields import Query, shown
 from serve_app.errors import BadRequest, Conflict
 from serve_app.feed_url import masked
@@ -88,9 +87,13 @@ async def export(
     Users and passwords are left out of addresses, and `x-left-out` says of how many feeds; `passwords=true` with the admin key keeps them.
     """
     if query.passwords:
-        await require_admin(services, given)
+        await needs_admin_key(services, given)
     body, num_left_out = opml.write(await services.feeds(), time.time(), with_passwords=query.passwords)
-    headers = {"x-left-out": str(num_left_out), "content-disposition": 'attachment; filename="feeds.opml"', "cache-control": "no-store"}
+    headers = {
+        "x-left-out": str(num_left_out),
+        "content-disposition": 'attachment; filename="feeds.opml"',
+        "cache-control": "no-store",
+    }
     return Response(body, media_type=MEDIA_TYPE, headers=headers)
 
 

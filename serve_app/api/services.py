@@ -12,8 +12,9 @@ from typing import Any, Protocol
 from serve_app.cache.stored import StoredAnswers
 from serve_app.feeds.websub import Verification
 from serve_app.messages import Answer, Ask, Item, ModelCard
-from serve_app.messages_feeds import Article, ArticlePage, ArticleQuery, Feed, Probe, Rerun, RerunPreview
+from serve_app.messages_feeds import Article, ArticlePage, ArticleQuery, DailyPage, DailyQuery, Feed, Probe, Rerun, RerunPreview
 from serve_app.settings import IngressSettings
+from serve_app.store.webhooks import Delivery, Health
 
 
 class Services(Protocol):
@@ -56,6 +57,10 @@ class Services(Protocol):
         """Summarise articles again, or with `dry_run` say what that would cost. Raises NotFound for a feed that is none."""
         ...
 
+    async def digests(self, q: DailyQuery) -> DailyPage:
+        """One page of daily digests, newest first. Raises BadRequest for a cursor that it did not hand out."""
+        ...
+
     async def feeds(self) -> tuple[Feed, ...]:
         """All feeds with their health."""
         ...
@@ -87,6 +92,22 @@ class Services(Protocol):
 
     async def take_push(self, id: str, token: str, body: bytes, content_type: str | None, signature: str) -> None:
         """What a feed's hub sends. Raises NotFound where there is no such subscription."""
+        ...
+
+    async def webhooks(self) -> tuple[Health, ...]:
+        """Every webhook with its health."""
+        ...
+
+    async def dead_letters(self, id: str, limit: int) -> tuple[Delivery, ...]:
+        """What a webhook's receiver did not take, the newest first. Raises NotFound."""
+        ...
+
+    async def redeliver(self, id: str, ids: tuple[str, ...] | None) -> int:
+        """Send dead letters again, all or these. Raises NotFound, and Conflict for a webhook that is not active."""
+        ...
+
+    async def test_webhook(self, id: str) -> str:
+        """Send a test message; its id. Raises NotFound, and Conflict for a webhook that is not active."""
         ...
 
     async def report(self) -> dict[str, Any]:

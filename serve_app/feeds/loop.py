@@ -36,7 +36,10 @@ BUSY_GRACE_S = 60.0  # a beat may be late by this much (a long wait for the data
 
 
 class FeedsLoop:
-    """One replica's loop. `ask` gets a whole answer for an article; `now` is the time in Unix seconds; `model` names who writes."""
+    """One replica's loop. `ask` gets a whole answer for an article; `now` is the time in Unix seconds; `model` names who writes.
+
+    `beside`: what else the holder of the lease does, each for ever or until it raises LeaseLost.
+    """
 
     def __init__(
         self,
@@ -53,7 +56,9 @@ class FeedsLoop:
         parse: Parse = parse_here,
         jitter: Callable[[], float] = random.random,
         subscriber: Subscriber | None = None,
+        beside: Sequence[Callable[[], Awaitable[None]]] = (),
     ) -> None:
+        self._beside = tuple(beside)
         self._store = store
         self._fetcher = fetcher
         self._checker = FeedChecker(store, fetcher, metrics, holder, now, jitter, parse, subscriber)
@@ -130,7 +135,7 @@ class FeedsLoop:
         """What the holder of the lease does, until one part raises."""
         self._must_sync = True
         parts: tuple[Callable[[], Awaitable[None]], ...] = (self._keep_lease, self._check_feeds, self._summarise, self._subscribe)
-        tasks = [asyncio.ensure_future(part()) for part in parts]
+        tasks = [asyncio.ensure_future(part()) for part in (*parts, *self._beside)]
         try:
             done, _running = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
             for task in done:

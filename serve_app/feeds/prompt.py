@@ -97,6 +97,11 @@ def cut(text: str, max_words: int) -> str:
     return head[: ends[-1]].rstrip() if ends else f"{head} {ELLIPSIS}"
 
 
+def harmless(text: str, template: str) -> str:
+    """A text that can neither close what this template puts around it nor speak as another turn of the conversation."""
+    return _harmless(text, _fences(template))
+
+
 def _without_title(text: str, title: str) -> str:
     """The text behind a title that is repeated word for word; only where a mark or a line's end closes it, as it may begin a sentence."""
     words = title.rstrip(f".:;!?…{CLOSING}").split()

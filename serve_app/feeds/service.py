@@ -9,28 +9,33 @@ import asyncio
 import logging
 import time
 import uuid
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
 from serve_app.errors import BadRequest, FetchError, NotFound, Overloaded, Unavailable
 from serve_app.feed_url import check_feed_url
+from serve_app.feeds.daily_writer import DailyWriter
 from serve_app.feeds.fetch import Fetcher
 from serve_app.feeds.loop import FeedsLoop
 from serve_app.feeds.parsing import Parsers
 from serve_app.feeds.probe import probe
 from serve_app.feeds.prompt import question
 from serve_app.feeds.rerun import Reruns
+from serve_app.feeds.webhook_post import Poster
+from serve_app.feeds.webhooks import Deliverer
 from serve_app.feeds.websub import Subscriber, Verification
 from serve_app.live import Live
-from serve_app.messages import Answer, Ask, Generate, Sampling
-from serve_app.messages_feeds import Article, Feed, Probe, Rerun, RerunPreview
+from serve_app.messages import Answer, Ask, Generate, Message, Sampling
+from serve_app.messages_feeds import Article, DailyDigest, Feed, Probe, Rerun, RerunPreview
 from serve_app.metrics import Metrics
 from serve_app.settings import AppSettings
 from serve_app.settings_feeds import FeedsSettings
 from serve_app.store.articles import ArticleStore, LeaseLost
+from serve_app.store.daily import DailyStore
 from serve_app.store.database import Database
 from serve_app.store.feed_list import NO_OPTIONS
+from serve_app.store.webhooks import Outbox, WebhookStore
 from serve_app.store.websub import SubscriptionStore
 
 log = logging.getLogger(__name__)
@@ -48,12 +53,17 @@ class FeedsService:
         self._answer = answer
         self._holder = replica_id
         self._database = Database(app.database)
-        self._store = ArticleStore(self._database)
+        self._outbox = Outbox()
+        self._store = ArticleStore(self._database, self._outbox)
+        self._webhooks = WebhookStore(self._database)
         self._reruns = Reruns(self._database, app.model.id)
         self._settings = Live(FeedsSettings, "Feeds.user_config", app.kept_settings("Feeds"), session)
         self._loop: FeedsLoop | None = None
         self._fetcher: Fetcher | None = None
         self._subscriber: Subscriber | None = None
+        self._poster: Poster | None = None
+        self._deliverer: Deliverer | None = None
+        self._daily: DailyWriter | None = None
         self._parsers = Parsers()
         self._num_probes = 0
         self._task: asyncio.Task[None] | None = None
@@ -73,12 +83,21 @@ class FeedsService:
             self._fetcher = Fetcher(settings)
             given = (self._store, self._fetcher, self._ask, self.metrics, self._holder, time.time, settings)
             self._subscriber = Subscriber(SubscriptionStore(self._database), self._fetcher.post, time.time)
-            self._loop = FeedsLoop(*given, model=self._model, parse=self._parsers, subscriber=self._subscriber)
+            self._poster = Poster(settings)
+            self._deliverer = Deliverer(self._webhooks, self._poster, self.metrics, self._holder, time.time)
+            self._take_webhooks(settings)
+            daily = DailyStore(self._database, self._outbox)
+            self._daily = DailyWriter(daily, self._ask_daily, self.metrics, self._holder, time.time, settings, model=self._model)
+            beside = (self._deliverer.run, self._daily.run)
+            self._loop = FeedsLoop(*given, model=self._model, parse=self._parsers, subscriber=self._subscriber, beside=beside)
             self._task = asyncio.create_task(self._loop.run())
             # Its first turn, before anybody asks `check`: where Serve runs us on its own event loop it does so at once.
             await asyncio.sleep(0)
             return
         self._loop.reconfigure(settings)
+        self._take_webhooks(settings)
+        if self._daily is not None:
+            self._daily.reconfigure(settings)
 
     async def add_feed(self, url: str, options: Mapping[str, Any] = NO_OPTIONS) -> Feed:
         """Follow a feed from now on, with options of its own (the JSON of FeedOptions).
@@ -202,18 +221,57 @@ class FeedsService:
             await self._loop.stop()
         if self._fetcher is not None:
             self._fetcher.close()
+        if self._poster is not None:
+            self._poster.close()
         await self._parsers.close()
         self._database.close()
+
+    async def redeliver(self, webhook_id: str, ids: Sequence[str] | None) -> int:
+        """Send dead letters again, all of a webhook or these; gives how many.
+
+        Raises:
+            NotFound: there is no such webhook.
+            Conflict: it is not active.
+        """
+        number = await asyncio.to_thread(self._webhooks.redeliver, webhook_id, ids, time.time())
+        self._wake()
+        return number
+
+    async def test_webhook(self, webhook_id: str) -> str:
+        """Send a message of type `webhook.test`; gives its id.
+
+        Raises:
+            NotFound: there is no such webhook.
+            Conflict: it is not active.
+        """
+        message_id = await asyncio.to_thread(self._webhooks.test, webhook_id, time.time())
+        self._wake()
+        return message_id
+
+    def _take_webhooks(self, settings: FeedsSettings) -> None:
+        assert self._poster is not None
+        assert self._deliverer is not None
+        self._poster.reconfigure(settings)
+        self._outbox.set(settings.webhooks)
+        self._deliverer.reconfigure(settings.webhooks)
 
     def _wake(self) -> None:
         if self._loop is not None:
             self._loop.wake()
+        if self._deliverer is not None:
+            self._deliverer.wake()
 
     async def _ask(self, article: Article, settings: FeedsSettings) -> Answer:
         summary = settings.summary
         sampling = Sampling(max_tokens=summary.max_tokens, frequency_penalty=summary.frequency_penalty)
-        if article.attempts:  # the greedy answer was not accepted, and would come out of the cache again
-            sampling = replace(sampling, temperature=RETRY_TEMPERATURE, seed=article.attempts)
-        request_id = f"article-{article.id}-{uuid.uuid4().hex[:8]}"
-        generate = Generate(request_id, self._model, sampling, question(article, summary), priority="batch")
-        return await self._answer(Ask(generate, feed_id=article.feed_id))
+        return await self._asked(f"article-{article.id}", sampling, question(article, summary), article.attempts, article.feed_id)
+
+    async def _ask_daily(self, digest: DailyDigest, messages: tuple[Message, ...], settings: FeedsSettings) -> Answer:
+        sampling = Sampling(max_tokens=settings.digest.max_tokens, frequency_penalty=settings.digest.frequency_penalty)
+        return await self._asked(f"digest-{digest.date}", sampling, messages, digest.attempts)
+
+    async def _asked(self, what: str, sampling: Sampling, messages: tuple[Message, ...], attempts: int, feed_id: str = "") -> Answer:
+        if attempts:  # the greedy answer was not accepted, and would come out of the cache again
+            sampling = replace(sampling, temperature=RETRY_TEMPERATURE, seed=attempts)
+        generate = Generate(f"{what}-{uuid.uuid4().hex[:8]}", self._model, sampling, messages, priority="batch")
+        return await self._answer(Ask(generate, feed_id=feed_id))

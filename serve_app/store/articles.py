@@ -15,22 +15,30 @@ from sqlalchemy import Connection, and_, func, or_, select, update
 
 from serve_app import faults
 from serve_app.errors import Conflict, NotFound
+from serve_app.events import article_event, feed_event
 from serve_app.messages_feeds import Article, ArticlePage, ArticleQuery, ArticleState, Feed, Summary
 from serve_app.store import article_rows, leases
-from serve_app.store.article_rows import article_of, article_values, select_articles
+from serve_app.store.article_rows import article_of, article_values, feed_of, select_articles
+from serve_app.store.database import Database
 from serve_app.store.feed_list import LEASE, FeedList
 from serve_app.store.leases import LeaseLost
 from serve_app.store.records import FeedCheck, FeedFailure, KnownArticle
 from serve_app.store.schema import SHOWN_AT, articles, feeds, results
+from serve_app.store.webhooks import Outbox
 
 __all__ = ["LEASE", "ArticleStore", "LeaseLost"]
 
 IDENTITY = ("id", "feed_id", "guid", "first_seen_at")  # of an article: no edit changes these
+FAILING_AFTER = 3  # checks in a row: one that fails is mostly a blip, and nobody wants to hear of those
 MAX_PARAMETERS = 500  # per statement; SQLite's own limit was 999 once
 
 
 class ArticleStore(FeedList):
-    """The article store of one database."""
+    """The article store of one database. What it writes goes into the `outbox`, too, in the same transaction."""
+
+    def __init__(self, database: Database, outbox: Outbox | None = None) -> None:
+        super().__init__(database)
+        self._outbox = outbox or Outbox()
 
     def lease(self, name: str, holder: str, now: float, lease_s: float) -> bool:
         """Take or renew the right to write until `now + lease_s`; False while another holder has it."""
@@ -122,6 +130,7 @@ class ArticleStore(FeedList):
         values |= {"moved_to": None} if failure.forget_move else {}
         with self._write(holder) as connection:
             self._update_feed(connection, feed_id, values)
+            self._tell_of_feed(connection, feed_id, failure.at)
 
     def hold(self, holder: str, ids: Collection[str], until: float) -> None:
         """No check of these feeds before `until`: their host asked for a pause."""
@@ -152,6 +161,7 @@ class ArticleStore(FeedList):
             insert = self._database.insert(results).values(row)
             rest = {name: insert.excluded[name] for name in row if name != "article_id"}
             connection.execute(insert.on_conflict_do_update(index_elements=["article_id"], set_=rest))
+            self._tell_of_article(connection, article_id, summary.created_at)
             faults.at("result written")
             return True
 
@@ -161,7 +171,10 @@ class ArticleStore(FeedList):
         """Store a failed try; without `next_try_at` only a person can start another. False if the text is another by now."""
         values = {"state": "failed", "reason": reason, "attempts": attempts, "next_try_at": next_try_at, "updated_at": now}
         with self._write(holder) as connection:
-            return _update_article(connection, article_id, text_hash, values)
+            is_stored = _update_article(connection, article_id, text_hash, values)
+            if is_stored and next_try_at is None:
+                self._tell_of_article(connection, article_id, now)
+            return is_stored
 
     def postpone(self, holder: str, article_id: str, text_hash: str, reason: str, next_try_at: float) -> bool:
         """Leave an article pending until later, no try counted: the graph, not the article, was the reason."""
@@ -220,6 +233,20 @@ class ArticleStore(FeedList):
         with self._database.begin() as connection:
             leases.require(connection, LEASE, holder)
             yield connection
+
+    def _tell_of_article(self, connection: Connection, article_id: str, now: float) -> None:
+        if self._outbox.wants("article.done", "article.failed"):
+            article = article_of(connection.execute(select_articles().where(articles.c.id == article_id)).one())
+            self._outbox.add(connection, article_event(article, self._feed(connection, article.feed_id), now))
+
+    def _tell_of_feed(self, connection: Connection, feed_id: str, now: float) -> None:
+        if self._outbox.wants("feed.failing", "feed.gone"):
+            feed = self._feed(connection, feed_id)
+            if feed.state == "gone" or (feed.state == "failing" and feed.num_errors == FAILING_AFTER):
+                self._outbox.add(connection, feed_event(feed, now))
+
+    def _feed(self, connection: Connection, feed_id: str) -> Feed:
+        return feed_of(connection.execute(select(feeds).where(feeds.c.id == feed_id)).one(), ())
 
     def _update_feed(self, connection: Connection, feed_id: str, values: dict[str, Any]) -> None:
         # A feed that was paused while it was checked stays paused; locked, so that nobody pauses or removes it in between.

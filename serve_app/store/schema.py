@@ -210,3 +210,54 @@ similar_trials = Table(  # what shadow sampling has found out under one set of s
     Column("all_wrong", Int64, nullable=False),
     Column("updated_at", Float, nullable=False),
 )
+
+webhooks = Table(  # how the receivers of `Feeds.user_config.webhooks` do; their addresses and secrets are not here
+    "webhooks",
+    metadata,
+    Column("id", CleanString(16), primary_key=True),  # first 16 hex digits of SHA-256(url)
+    Column("shown", CleanString, nullable=False),  # the address without its path
+    Column("fingerprint", CleanString(16), nullable=False),  # of its settings
+    Column("options", CleanText, nullable=False),  # JSON: events, feeds, tags
+    Column("state", CleanString, nullable=False),  # active | disabled | removed
+    Column("reason", CleanText),
+    Column("num_delivered", Int64, nullable=False),
+    Column("num_errors", Int64, nullable=False),  # since the last success
+    Column("last_status", Integer),
+    Column("last_error", CleanText),
+    Column("last_success_at", Float),
+    Column("last_failure_at", Float),
+)
+
+deliveries = Table(  # what is to be told to them, written with what it tells of; a row goes when its receiver has taken it
+    "deliveries",
+    metadata,
+    Column("id", CleanString(32), primary_key=True),  # webhook-id
+    Column("webhook_id", CleanString(16), nullable=False),
+    Column("event", CleanString, nullable=False),
+    Column("created_at", Float, nullable=False),
+    Column("attempts", Integer, nullable=False),
+    Column("next_try_at", Float),  # NULL: given up, a dead letter
+    Column("last_status", Integer),
+    Column("last_error", CleanText),
+    Column("body", CleanText, nullable=False),  # the last one: SQLite reads through a long value to get at what lies behind it
+    Index("deliveries_webhook", "webhook_id", "next_try_at"),
+)
+
+daily_digests = Table(  # one per day and tag
+    "daily_digests",
+    metadata,
+    Column("date", CleanString(10), primary_key=True),  # of the day on which it is made, in the setting's time zone
+    Column("tag", CleanString, primary_key=True),  # "*": all articles
+    Column("state", CleanString, nullable=False),  # pending | done | failed | empty
+    Column("reason", CleanText),
+    Column("attempts", Integer, nullable=False),
+    Column("next_try_at", Float),
+    Column("model", CleanString, nullable=False),
+    Column("prompt_tokens", Integer, nullable=False),
+    Column("completion_tokens", Integer, nullable=False),
+    Column("compute_s", Float, nullable=False),
+    Column("cost_usd", Float, nullable=False),
+    Column("updated_at", Float, nullable=False),
+    Column("article_ids", CleanText, nullable=False),  # JSON
+    Column("text", CleanText, nullable=False),
+)

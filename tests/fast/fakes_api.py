@@ -24,8 +24,23 @@ from serve_app.errors import Conflict, FrugalError, NotFound
 from serve_app.feeds.websub import Verification
 from serve_app.logprobs import Candidate, TokenLogprob
 from serve_app.messages import Answer, Ask, Chunk, Failed, Finish, FinishReason, Item, ModelCard, Opening, Outcome, Usage
-from serve_app.messages_feeds import Article, ArticlePage, ArticleQuery, Expected, Feed, Probe, ProbeStep, Rerun, RerunPreview, Summary
+from serve_app.messages_feeds import (
+    Article,
+    ArticlePage,
+    ArticleQuery,
+    DailyDigest,
+    DailyPage,
+    DailyQuery,
+    Expected,
+    Feed,
+    Probe,
+    ProbeStep,
+    Rerun,
+    RerunPreview,
+    Summary,
+)
 from serve_app.settings import IngressSettings
+from serve_app.store.webhooks import Delivery, Health
 
 MODEL = "tiny/model"
 KEY = "a" * 64
@@ -89,6 +104,12 @@ def article(id: str = "a0", **changes: Any) -> Article:
     return replace(plain, **changes)
 
 
+def digest(tag: str = "*", **changes: Any) -> DailyDigest:
+    """A day's digest."""
+    plain = DailyDigest("2026-11-25", tag, "done", "What a day.", ("a0",), None, 0, None, MODEL, 90, 30, 2.5, 0.001, 1_795_590_000.0)
+    return replace(plain, **changes)
+
+
 def summary(text: str = "A short summary.") -> Summary:
     """What the model wrote about `article()`."""
     return Summary(text, MODEL, "1", "{title} {text}", "h" * 64, "miss", 120, 20, 0.7, 0.00001, 1_700_000_300.0)
@@ -109,12 +130,16 @@ class FakeServices:
     reruns: list[tuple[Rerun, bool]] = field(default_factory=list)
     preview: RerunPreview = field(default_factory=lambda: RerunPreview(True, 3, 5, 1, Expected(900, 300, 12.5, 0.0002)))
     all_articles: list[Article] = field(default_factory=list)
+    all_digests: list[DailyDigest] = field(default_factory=list)
     all_feeds: dict[str, Feed] = field(default_factory=dict)
     state: dict[str, Any] = field(default_factory=lambda: {"ready": True, "waiting_for": [], "errors": []})
     the_report: dict[str, Any] = field(default_factory=dict)
     the_stored: StoredAnswers | None = None
     key_sha256: str | None = None
     probe_ok: bool = True
+    all_webhooks: list[Health] = field(default_factory=list)
+    dead: list[Delivery] = field(default_factory=list)
+    sent_again: list[tuple[str, tuple[str, ...] | None]] = field(default_factory=list)
     broken: dict[str, Exception] = field(default_factory=dict)
     closed: asyncio.Event = field(default_factory=asyncio.Event)
     waiting: asyncio.Event = field(default_factory=asyncio.Event)
@@ -241,6 +266,13 @@ class FakeServices:
         self.reruns.append((rerun, dry_run))
         return replace(self.preview, dry_run=dry_run)
 
+    async def digests(self, q: DailyQuery) -> DailyPage:
+        self._fail("digests")
+        start = int(q.cursor or 0)
+        found = [digest for digest in self.all_digests if q.tag in (None, digest.tag)]
+        end = start + q.limit
+        return DailyPage(tuple(found[start:end]), str(end) if end < len(found) else None)
+
     async def feeds(self) -> tuple[Feed, ...]:
         self._fail("feeds")
         return tuple(self.all_feeds.values())
@@ -286,6 +318,30 @@ class FakeServices:
     def _subscription(self, id: str, token: str) -> None:
         if (id, token) != ("feed0", "secret"):
             raise NotFound("there is no such subscription")
+
+    async def webhooks(self) -> tuple[Health, ...]:
+        self._fail("webhooks")
+        return tuple(self.all_webhooks)
+
+    async def dead_letters(self, id: str, limit: int) -> tuple[Delivery, ...]:
+        self._webhook(id)
+        return tuple(self.dead[:limit])
+
+    async def redeliver(self, id: str, ids: tuple[str, ...] | None) -> int:
+        self._webhook(id)
+        self.sent_again.append((id, ids))
+        return len(self.dead if ids is None else ids)
+
+    async def test_webhook(self, id: str) -> str:
+        if self._webhook(id).state != "active":
+            raise Conflict("this webhook is disabled; change its settings to begin again")
+        return "msg_test"
+
+    def _webhook(self, id: str) -> Health:
+        for known in self.all_webhooks:
+            if known.id == id:
+                return known
+        raise NotFound(f"there is no webhook {id}")
 
     async def report(self) -> dict[str, Any]:
         self._fail("report")

@@ -13,7 +13,7 @@ import pytest
 
 from serve_app.errors import Unavailable
 from serve_app.messages_feeds import PausedBy
-from tests.fast.fakes_api import FakeServices, article, client_of, feed, summary
+from tests.fast.fakes_api import FakeServices, article, client_of, digest, feed, summary
 
 EVIL = '"><script>alert(1)</script><img src=x onerror=alert(2)>{{7*7}}'
 
@@ -128,6 +128,27 @@ async def test_the_digest_shows_the_cache_by_model_and_by_feed() -> None:
     assert "tiny 4 25% 75% 1 3.00 s 30.0 s (p50 20.0 s, p95 50.0 s)" in page.words
     assert f"{feed().title} 4 25% 75% 1 3.00 s 30.0 s (p50 20.0 s, p95 50.0 s) 9 gone 0" in page.words
     assert [attrs["scope"] for attrs in page.all("th")].count("row") == 3
+
+
+async def test_the_newest_daily_digests_are_shown_and_those_that_failed_say_why() -> None:
+    failed = digest("law", state="failed", text="", reason="out of memory")
+    older = digest(date="2026-11-24", text="The day before.")
+    services = FakeServices(all_digests=[digest(), digest("ai", text=EVIL), failed, older])
+    page = await page_of(services)
+    assert "Daily digest, 2026-11-25 All articles What a day. 1 article tiny/model ai" in page.words
+    assert "law It could not be written: out of memory." in page.words
+    assert EVIL in page.text
+    assert "The day before." not in page.words
+    assert "Daily digest" not in (await page_of(services, "/?cursor=1")).words
+    assert "Daily digest" not in (await page_of(FakeServices())).words
+
+
+async def test_until_a_new_digest_is_written_the_last_one_is_shown() -> None:
+    services = FakeServices(all_digests=[digest(date="2026-11-26", state="pending", text=""), digest()])
+    assert "Daily digest, 2026-11-25" in (await page_of(services)).words
+    services.break_part("digests", Unavailable("no database"))
+    page = await page_of(services)
+    assert "no database" in page.words
 
 
 async def test_the_password_of_a_feeds_address_is_not_on_the_page() -> None:

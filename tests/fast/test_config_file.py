@@ -234,6 +234,11 @@ GPU: Change = put("Model", ray_actor_options={"num_gpus": 1})
             "model.max_context 2048; lower it",
         ),
         (
+            tune("Feeds", digest={"tags": ["*"], "max_words": 2000}),
+            "Feeds.user_config.digest.max_words: 2000 words and 160 tokens of digest need about 3360 tokens, more than "
+            "model.max_context 2048; lower it",
+        ),
+        (
             tune("Ingress", sampling={"max_tokens": 2048}),
             "Ingress.user_config.sampling.max_tokens: 2048 leaves no room for a prompt in model.max_context 2048; lower it",
         ),

@@ -5,18 +5,23 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import pathlib
+import time
 from collections import Counter
 from collections.abc import AsyncIterator
 
 import pytest
+import sqlalchemy
 
 from serve_app.errors import BadRequest, ConfigError, Conflict, NotFound
 from serve_app.feeds.service import FeedsService
 from serve_app.messages import Answer, Ask
-from serve_app.messages_feeds import Article, ArticleQuery, Feed
+from serve_app.messages_feeds import Article, ArticleQuery, DailyQuery, Feed
 from serve_app.settings import AppSettings, ModelSettings
 from serve_app.store.articles import LEASE, ArticleStore
+from serve_app.store.daily import DailyStore
 from serve_app.store.database import Database
+from serve_app.store.schema import results
+from serve_app.store.webhooks import WebhookStore
 from tests.fast.fakes_feeds import FakeFeedServer, answer, until
 
 
@@ -226,3 +231,42 @@ async def test_a_stop_right_after_the_start_leaves_no_loop_behind(world: World) 
     assert service._task is not None
     assert service._task.done()
     assert world.store.lease(LEASE, "next", 0.0, 10.0), "the lease is free"
+
+
+async def test_a_summary_reaches_its_webhook_also_after_a_restart_and_once(world: World) -> None:
+    world.server.entry("a")
+    hook = {"url": world.server.hang("/in"), "secret": "whsec_" + "A" * 32}
+    async with world.service() as service:
+        await service.tune(world.config(world.server.url(), webhooks=[hook]))
+        await until(lambda: [request.path for request in world.server.requests].count("/in") == 1)
+    webhooks = WebhookStore(world.database)
+    assert [(one.pending, one.num_delivered) for one in webhooks.health()] == [(1, 0)], "killed while it was sent: it stays"
+    world.server.entry("b")
+    moved = {**hook, "url": world.server.serve("/other", b"")}
+    async with world.service("two") as service:
+        await service.tune(world.config(world.server.url(), webhooks=[moved]))
+        await service.refresh_feed(next(iter(world.feeds().values())).id)
+        await until(lambda: [one.num_delivered for one in webhooks.health() if one.state == "active"] == [1])
+        (active,) = (one for one in webhooks.health() if one.state == "active")
+        assert await service.test_webhook(active.id)
+        await until(lambda: [one.num_delivered for one in webhooks.health() if one.state == "active"] == [2])
+        assert await service.redeliver(active.id, None) == 0
+        with pytest.raises(NotFound, match="no webhook"):
+            await service.test_webhook("nope")
+
+
+async def test_a_daily_digest_is_asked_for_as_background_work_about_what_was_summarised(world: World) -> None:
+    world.server.entry("a", "A title")
+    async with world.service() as service:
+        await service.tune(world.config(world.server.url()))
+        await until(lambda: world.states() == {"a": "done"})
+    with world.database.begin() as connection:
+        connection.execute(sqlalchemy.update(results).values(created_at=results.c.created_at - 43_200))
+    at = time.strftime("%H:%M", time.gmtime(time.time() - 90))  # a day ended a minute or two ago
+    store = DailyStore(world.database)
+    async with world.service() as service:
+        await service.tune(world.config(world.server.url(), digest={"tags": ["*"], "at": at, "max_tokens": 7}))
+        await until(lambda: [digest.state for digest in store.query(DailyQuery()).digests] == ["done"])
+    ask = world.cache.asked[-1]
+    assert (ask.generate.model, ask.generate.priority, ask.feed_id, ask.generate.sampling.max_tokens) == ("tiny", "batch", "", 7)
+    assert "A title" in ask.generate.messages[-1].content

@@ -16,12 +16,15 @@ from serve_app.api.graph_services import GraphServices
 from serve_app.errors import Conflict, NotFound, Overloaded, Stopping, Unavailable
 from serve_app.live import Live
 from serve_app.messages import Answer, Ask, Item, ModelCard, Opening, Selection
-from serve_app.messages_feeds import ArticlePage, ArticleQuery
+from serve_app.messages_feeds import ArticlePage, ArticleQuery, DailyQuery
 from serve_app.metrics import METRICS, Metrics
 from serve_app.settings import AppSettings, IngressSettings, ModelSettings
-from serve_app.store.articles import ArticleStore
+from serve_app.settings_webhooks import Webhook
+from serve_app.store.articles import LEASE, ArticleStore
+from serve_app.store.daily import DailyStore
 from serve_app.store.database import Database
 from serve_app.store.ledger import Ledger, LedgerRow, ReplicaRow
+from serve_app.store.webhooks import WebhookStore
 from tests.fast.fakes import ask, finish
 from tests.fast.fakes_api import CARD, feed
 from tests.fast.fakes_feeds import until
@@ -66,7 +69,8 @@ class FakeCalls:
         self.asked.append((method, *args))
         if method in self.broken:
             raise self.broken[method]
-        return None if method == "remove_feed" else feed(url=args[0])
+        known = {"remove_feed": None, "redeliver": 2, "test_webhook": "msg_1"}
+        return known[method] if method in known else feed(url=args[0])
 
     async def broadcast(self, method: str) -> list[Any]:
         self.asked.append((method,))
@@ -329,3 +333,23 @@ async def test_what_was_deleted_is_not_replayed_here(world: World) -> None:
 async def test_a_deletion_is_told_to_the_other_replicas(world: World) -> None:
     assert await world.services.stored.delete(Selection(model="tiny")) == (0, 2)
     assert world.calls.asked == [("forget", str(Selection(model="tiny")))]
+
+
+async def test_daily_digests_are_read_from_the_database(world: World) -> None:
+    assert ArticleStore(world.database).lease(LEASE, "me", 0.0, 1e12)
+    DailyStore(world.database).begin("me", "2026-11-25", ("ai", "law"), 1.0)
+    page = await world.services.digests(DailyQuery(limit=1))
+    assert [digest.tag for digest in page.digests] == ["ai"]
+    (behind,) = (await world.services.digests(DailyQuery(limit=1, cursor=page.next_cursor))).digests
+    assert behind.tag == "law"
+
+
+async def test_webhooks_are_read_from_the_database_and_sent_by_feeds(world: World) -> None:
+    webhook = Webhook(url="https://me.test/in", secret="whsec_" + "A" * 32)
+    assert ArticleStore(world.database).lease(LEASE, "me", 0.0, 1e12)
+    WebhookStore(world.database).sync("me", [webhook], 1.0)
+    assert [(one.id, one.state) for one in await world.services.webhooks()] == [(webhook.id, "active")]
+    assert await world.services.dead_letters(webhook.id, 9) == ()
+    assert await world.services.redeliver(webhook.id, ("msg_0",)) == 2
+    assert await world.services.test_webhook(webhook.id) == "msg_1"
+    assert world.calls.asked == [("redeliver", webhook.id, ("msg_0",)), ("test_webhook", webhook.id)]

@@ -11,8 +11,8 @@ import pytest
 from serve_app import messages, messages_feeds
 from serve_app.errors import Overloaded
 from serve_app.messages import Answer, Ask, CachePolicy, Chunk, Failed, Generate, Message, Opening, Sampling, Selection, Usage
-from serve_app.messages_feeds import ArticlePage, ArticleQuery, Expected, Probe, ProbeStep, Rerun, RerunPreview
-from tests.fast.fakes_api import CARD, article, feed, finish, summary
+from serve_app.messages_feeds import ArticlePage, ArticleQuery, DailyPage, DailyQuery, Expected, Probe, ProbeStep, Rerun, RerunPreview
+from tests.fast.fakes_api import CARD, article, digest, feed, finish, summary
 
 GENERATE = Generate("request-1", "tiny", Sampling(seed=7, stop=("\n",)), (Message("user", "Hi"),), priority="batch")
 OPENING = Opening("hit", "k" * 64, 3.5)
@@ -36,6 +36,9 @@ EXAMPLES: list[Any] = [
     feed(num_articles=(("done", 3), ("pending", 1))),
     ArticleQuery("feed0", "done", "word", 1.0, 5, "cursor"),
     ArticlePage((article(),), "cursor"),
+    digest(),
+    DailyQuery("ray", 5, "cursor"),
+    DailyPage((digest(),), "cursor"),
     Rerun("feed0", "ray", ("a0",), "failed", "1", "tiny", 5.0),
     RerunPreview(False, 3, 5, 1, Expected(900, 300, 12.5, 0.0002)),
     Expected(900, 300, 12.5, 0.0002),

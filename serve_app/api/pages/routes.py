@@ -19,9 +19,10 @@ from serve_app.api.pages import reference, views
 from serve_app.api.pages.render import HEADERS, ICON, page
 from serve_app.api.schemas import ArticleParams
 from serve_app.errors import FrugalError
-from serve_app.messages_feeds import ArticlePage, Feed
+from serve_app.messages_feeds import ArticlePage, DailyPage, DailyQuery, Feed
 
 T = TypeVar("T")
+MAX_DIGESTS = 64  # of one day
 router = APIRouter(include_in_schema=False)
 
 
@@ -32,8 +33,9 @@ async def digest(request: Request, services: Graph) -> Response:
     notices = [mistake.message] if mistake else []
     nothing: dict[str, Any] = {}
     no_feeds: tuple[Feed, ...] = ()
-    articles, feeds, report, ready = await asyncio.gather(
+    articles, digests, feeds, report, ready = await asyncio.gather(
         _or_notice(request, services.articles(params.query()), ArticlePage(()), notices),
+        _or_notice(request, services.digests(DailyQuery(limit=MAX_DIGESTS)), DailyPage(()), notices),
         _or_notice(request, services.feeds(), no_feeds, notices),
         _or_notice(request, services.report(), nothing, notices),
         _or_notice(request, services.ready(), nothing, notices),
@@ -45,6 +47,7 @@ async def digest(request: Request, services: Graph) -> Response:
         params=params,
         filtered=params != ArticleParams(limit=params.limit),
         articles=articles.articles,
+        digests=[] if params.cursor else views.of_last_day(digests.digests),
         next_page=views.next_page(params, articles.next_cursor),
         feeds=feeds,
         names=names,

@@ -8,7 +8,7 @@ from __future__ import annotations
 import datetime as dt
 import math
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 from urllib.parse import urlencode, urlsplit
@@ -16,7 +16,7 @@ from urllib.parse import urlencode, urlsplit
 from serve_app.api.schemas import ArticleParams
 from serve_app.feed_url import masked
 from serve_app.messages import REUSED
-from serve_app.messages_feeds import Feed
+from serve_app.messages_feeds import DailyDigest, Feed
 
 MAX_WORTH = 20  # feeds in the cache's table; the report has all
 
@@ -92,6 +92,12 @@ def next_page(params: ArticleParams, cursor: str | None) -> str | None:
         return None
     kept = params.model_dump(exclude_none=True, exclude_defaults=True)
     return "/?" + urlencode({**kept, "cursor": cursor})
+
+
+def of_last_day(digests: Sequence[DailyDigest]) -> list[DailyDigest]:
+    """The daily digests of the newest date that has one with a text; of that date those that failed, too. They come newest first."""
+    date = next((digest.date for digest in digests if digest.state == "done"), digests[0].date if digests else "")
+    return [digest for digest in digests if digest.date == date and digest.state != "pending"]
 
 
 def counts(feed: Feed) -> str:

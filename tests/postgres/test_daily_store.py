@@ -1,0 +1,3 @@
+"""Daily digests on PostgreSQL."""
+
+from tests.contract_store.daily import *  # noqa: F403 (tests, which pytest finds by their names here)

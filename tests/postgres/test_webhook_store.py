@@ -1,0 +1,3 @@
+"""The outbox on PostgreSQL."""
+
+from tests.contract_store.webhooks import *  # noqa: F403 (tests, which pytest finds by their names here)
