@@ -89,7 +89,11 @@ async def export(
     if query.passwords:
         await needs_admin_key(services, given)
     body, num_left_out = opml.write(await services.feeds(), time.time(), with_passwords=query.passwords)
-    headers = {"x-left-out": str(num_left_out), "content-disposition": 'attachment; filename="feeds.opml"', "cache-control": "no-store"}
+    headers = {
+        "x-left-out": str(num_left_out),
+        "content-disposition": 'attachment; filename="feeds.opml"',
+        "cache-control": "no-store",
+    }
     return Response(body, media_type=MEDIA_TYPE, headers=headers)
 
 

@@ -20,7 +20,7 @@ MAX_TAGS, MAX_TAG = 5, 40
 MAX_MISSING = 5  # names and numbers that are shown as not found
 SENTENCE_END = re.compile(r"[.!?…。！？][\"'”’»)\]]*(?=\s|$)|[。！？\n]")
 PART = re.compile(r"^[\s*#>-]*(headline|title|summary|tags|topics)\s*\**\s*:\s*\**", re.IGNORECASE | re.MULTILINE)
-NUMBER = re.compile(r"(?<![\w.,])\d(?:[\d.,]*\d)?(?!\w)")
+NUMBER = re.compile(r"(?<![\w.,])\d+(?:[.,]\d+)*(?!\w)")
 WORD = re.compile(r"(?<!\w)[^\W\d_][\w'’-]*|\d[\w.,]*|[,;:()/\"“”«»|?!…]")  # the last ones end a name
 SMALL = frozenset(("de", "del", "der", "des", "di", "du", "la", "le", "of", "the", "van", "von"))  # inside a name
 ELLIPSIS = "\N{HORIZONTAL ELLIPSIS}"

@@ -136,10 +136,10 @@ class FakeServices:
     the_report: dict[str, Any] = field(default_factory=dict)
     the_stored: StoredAnswers | None = None
     key_sha256: str | None = None
+    probe_ok: bool = True
     all_webhooks: list[Health] = field(default_factory=list)
     dead: list[Delivery] = field(default_factory=list)
     sent_again: list[tuple[str, tuple[str, ...] | None]] = field(default_factory=list)
-    probe_ok: bool = True
     broken: dict[str, Exception] = field(default_factory=dict)
     closed: asyncio.Event = field(default_factory=asyncio.Event)
     waiting: asyncio.Event = field(default_factory=asyncio.Event)

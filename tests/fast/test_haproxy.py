@@ -67,9 +67,19 @@ def running(folder: pathlib.Path) -> Iterator[tuple[subprocess.Popen[bytes], int
     environment = {**os.environ, haproxy.REAL_BINARY: BINARY or ""}
     process = subprocess.Popen([str(folder / "haproxy"), "-db", "-f", str(path)], env=environment, stderr=subprocess.DEVNULL)
     wait_for_port(port)
+    wait_for(folder / "admin.sock")
     yield process, port, folder
     process.kill()
     process.wait()
+
+
+def wait_for(path: pathlib.Path) -> None:
+    """HAProxy listens under another name first, and then gives the socket its own."""
+    deadline = time.monotonic() + 10
+    while time.monotonic() < deadline:
+        if path.exists():
+            return
+    raise AssertionError(f"{path.name} is not there")
 
 
 def wait_for_port(port: int) -> None:
