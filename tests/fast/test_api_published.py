@@ -110,6 +110,28 @@ async def test_without_the_database_it_is_a_503_that_says_so(path: str) -> None:
     assert (reply.status_code, reply.json()["error"]["message"]) == (503, "the database is away")
 
 
+@pytest.mark.parametrize(
+    ("asked", "published"),
+    [
+        ("/", ""),
+        ("/docs", ""),
+        ("/?state=failed&limit=5", ""),
+        ("/?feed=feed0&text=a%22%26b&state=done", "?feed=feed0&amp;text=a%22%26b"),
+        ("/?tag=c%2B%2B", "?tag=c%2B%2B"),
+    ],
+)
+async def test_a_pages_links_lead_to_the_feeds_of_what_it_shows(asked: str, published: str) -> None:
+    page = (await client_of(services()).get(asked)).text
+    for path, kind in PATHS.items():
+        assert f'<link rel="alternate" type="{kind}"' in page
+        assert page.count(f'href="{path}{published}"') == 2, "in the head and at the foot"
+
+
+async def test_a_forwarded_host_is_not_believed() -> None:
+    reply = await client_of(services()).get("/feed.json", headers={"x-forwarded-host": "evil.example", "x-forwarded-proto": "https"})
+    assert reply.json()["feed_url"] == "http://127.0.0.1:8000/feed.json"
+
+
 @pytest.mark.parametrize("url", ["reader.example", "ftp://reader.example", "https://reader.example/?x", "https://ann@reader.example"])
 def test_an_address_that_no_reader_could_use_is_refused(url: str) -> None:
     with pytest.raises(ValueError, match=r"write https://host\[:port\]\[/prefix\]"):
