@@ -86,7 +86,7 @@ def rss(channel: Channel, articles: Sequence[Article], feeds: Mapping[str, Feed]
             _text(item, "description", _html(_summary(article)))
         feed = feeds.get(article.feed_id)
         if feed is not None and (address := _own_address(feed)):
-            _text(item, "source", feed.title or address, url=address)
+            _text(item, "source", feed.title.strip() or address, url=address)
     return _document(root)
 
 
@@ -116,7 +116,11 @@ def atom(channel: Channel, articles: Sequence[Article], feeds: Mapping[str, Feed
         _text(entry, "content", _html(_summary(article)), type="html")
         if feed := feeds.get(article.feed_id):
             source = ET.SubElement(entry, "source")
-            for name, text in (("id", _urn("feed", feed.id)), ("title", feed.title or feed.id), ("updated", _rfc3339(article.updated_at))):
+            for name, text in (
+                ("id", _urn("feed", feed.id)),
+                ("title", feed.title.strip() or feed.id),
+                ("updated", _rfc3339(article.updated_at)),
+            ):
                 _text(source, name, text)
             if address := _own_address(feed):
                 ET.SubElement(source, "link", rel="self", href=address)
@@ -175,7 +179,7 @@ def _clean(text: str) -> str:
 
 
 def _title(article: Article) -> str:
-    return article.title or _summary(article)[:80] or article.link or article.id
+    return next(text for text in (article.title, _summary(article)[:80], article.link, article.id) if text.strip())
 
 
 def _summary(article: Article) -> str:
