@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from serve_app.api.addresses import public_address
@@ -47,6 +47,7 @@ def test_what_no_reader_could_open_is_left_out(url: str) -> None:
     assert public_address(url) is None
 
 
+@settings(deadline=None)  # time is the machine's
 @given(st.text(max_size=30), st.text(max_size=30))
 def test_whatever_a_feed_says_it_is_a_uri_or_nothing(host: str, rest: str) -> None:
     for url in (host, f"https://{host}/{rest}", f"https://example.org/{rest}"):

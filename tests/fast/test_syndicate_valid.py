@@ -8,7 +8,7 @@ from typing import Any
 
 import feedparser
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from serve_app.api import syndicate
@@ -58,6 +58,7 @@ def test_nothing_is_wrong_with_one_that_has_no_article(kind: str) -> None:
 
 
 @each
+@settings(deadline=None)  # time is the machine's
 @given(words, words, words, words, st.floats(allow_nan=False))
 def test_nothing_is_wrong_whatever_a_feed_says_and_a_model_writes(kind: str, title: str, text: str, link: str, tag: str, at: float) -> None:
     feeds = {"feed0": feed(title=title, url=link)}
