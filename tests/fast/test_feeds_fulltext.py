@@ -33,11 +33,11 @@ class World:
         self.store, self.pages = ArticleStore(database), PageStore(database)
         self.reader = PageReader(self.pages, Fetcher(self.settings, gap_s=0.0), self.parsers.extract, ME, self.clock, missing)
         assert self.store.lease(LEASE, ME, 0.0, 1e12)
-        self.store.sync_configured(ME, [FeedEntry(url=server.url())], 1.0)
+        self.store.sync_configured(ME, [FeedEntry(url=server.url(), full_text=True)], 1.0)
         self.id = article("a").id
 
-    def publish(self, link: str) -> None:
-        own = replace(article("a"), feed_id=feed_id(self.server.url()), link=link, text="Only these few words.")
+    def publish(self, link: str, guid: str = "a") -> None:
+        own = replace(article(guid), feed_id=feed_id(self.server.url()), link=link, text="Only these few words.", published_at=ord(guid))
         self.store.record_check(ME, own.feed_id, replace(check(own), pages=frozenset([own.id])))
 
     async def read(self) -> Article:
@@ -95,6 +95,51 @@ async def test_a_server_in_trouble_is_asked_a_few_times_and_never_at_once(world:
     assert [request.path for request in world.server.requests].count("/page") == MAX_ATTEMPTS
     assert "503" in (found.text_note or "")
     assert world.store.pending_articles(world.clock(), 9) == (found,)
+
+
+async def test_a_redirect_to_what_robots_txt_forbids_is_not_followed(world: World) -> None:
+    world.server.serve("/robots.txt", b"User-agent: *\nDisallow: /private")
+    world.server.serve("/private", PAGE.encode(), HTML)
+    world.publish(world.server.redirect("/short", "/private"))
+    found = await world.read()
+    assert (found.text_source, found.text_note) == ("feed", "its site's robots.txt does not allow us to read its page")
+    assert [request.path for request in world.server.requests] == ["/robots.txt", "/short"]
+
+
+async def test_of_what_is_no_web_page_the_body_is_not_read(world: World) -> None:
+    world.publish(world.server.serve("/page", b"x" * (world.settings.max_feed_bytes + 1), {"Content-Type": "video/mp4"}))
+    assert (await world.read()).text_note == "its link leads to no web page but to video/mp4"
+    assert world.pages.wanted(1e12, 9) == ()
+
+
+async def test_a_site_that_asks_for_a_pause_gets_it_with_its_other_pages(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("serve_app.feeds.guard.is_public", lambda address: True)  # a private host may be a bridge to many sites
+    for guid in "ab":
+        world.publish(world.server.serve(f"/{guid}", b"", {**HTML, "Retry-After": "1000"}, status=429), guid)
+    for waited_s in (0.0, 500.0, 499.0):
+        world.clock.pass_s(waited_s)
+        await world.read()
+        assert [request.path for request in world.server.requests] == ["/robots.txt", "/a"], waited_s
+    world.clock.pass_s(1.0)
+    await world.read()
+    assert len(world.server.requests) == 3
+
+
+async def test_killed_in_the_middle_of_each_try_it_is_asked_for_no_more_often_than_allowed(world: World) -> None:
+    world.publish(world.server.hang("/page"))
+    for tries in range(1, MAX_ATTEMPTS + 1):
+        await asyncio.to_thread(world.pages.mark, ME, world.id, tries, world.clock() + 300.0)  # what is left of a killed one
+    assert await world.reader.due(4, (), world.settings) == [], "not at once again"
+    world.clock.pass_s(300.0)
+    assert (await world.read()).text_note == f"its page could not be read in {MAX_ATTEMPTS} tries"
+    assert world.server.requests == []
+
+
+async def test_where_the_feed_wants_pages_no_more_none_is_asked_for(world: World) -> None:
+    world.publish(world.server.url("/page"))
+    world.store.sync_configured(ME, [FeedEntry(url=world.server.url(), full_text=False)], 2.0)
+    assert (await world.read()).text_note == "full_text was switched off before its page was read"
+    assert world.server.requests == []
 
 
 async def test_a_private_host_that_is_not_the_feeds_own_is_not_read(world: World) -> None:
