@@ -8,6 +8,8 @@ from __future__ import annotations
 import importlib.util
 import logging
 import re
+from collections.abc import Mapping
+from typing import Any
 
 from serve_app.errors import FetchError
 from serve_app.feeds.parse import MAX_TEXT
@@ -21,6 +23,11 @@ CHARSET = re.compile(r"charset\s*=\s*[\"']?([\w.:-]{1,40})", re.IGNORECASE)
 def missing() -> str | None:
     """Why no page can be read here, or None."""
     return None if all(importlib.util.find_spec(name) for name in MODULES) else MISSING
+
+
+def missing_note(options: Mapping[str, Any]) -> str | None:
+    """What to tell of a feed with these options that wants pages where none can be read."""
+    return missing() if options.get("full_text") else None
 
 
 def extract(body: bytes, url: str, content_type: str | None) -> str:
