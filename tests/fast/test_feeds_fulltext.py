@@ -8,17 +8,21 @@ from dataclasses import replace
 
 import pytest
 
-from serve_app.feeds.fetch import Fetcher
+from serve_app.errors import FetchError
+from serve_app.feeds.fetch import Fetched, Fetcher, MayRead
 from serve_app.feeds.fulltext import MAX_ATTEMPTS, PageReader
+from serve_app.feeds.loop import FeedsLoop
 from serve_app.feeds.parsing import Parsers
+from serve_app.messages import Answer
 from serve_app.messages_feeds import Article
-from serve_app.settings_feeds import FeedEntry
+from serve_app.metrics import Metrics
+from serve_app.settings_feeds import FeedEntry, FeedsSettings
 from serve_app.store.article_pages import PageStore
 from serve_app.store.articles import LEASE, ArticleStore
 from serve_app.store.database import Database
 from serve_app.store.feed_list import feed_id
-from tests.contract_store.makers import ME, article, check
-from tests.fast.fakes_feeds import LONG, Clock, FakeFeedServer, settings_for
+from tests.contract_store.makers import ME, URL, article, check
+from tests.fast.fakes_feeds import LONG, Clock, FakeAnswerer, FakeFeedServer, FakeFetcher, settings_for, until
 
 HTML = {"Content-Type": "text/html; charset=utf-8"}
 PAGE = f"<html><body><nav>Menu</nav><article><h1>T</h1><p>{LONG}</p><p>{LONG[::-1]}</p></article></body></html>"
@@ -157,3 +161,50 @@ async def test_without_the_extra_nobody_is_asked_and_the_note_says_what_to_insta
         world.publish(server.url("/page"))
         found = await world.read()
         assert (found.text_note, found.state, server.requests) == ("needs the extra fulltext", "pending", [])
+
+
+class Web:
+    """Pages for a PageReader: of every address the same, in place of a network and of trafilatura; `asked` has the addresses."""
+
+    def __init__(self, text: str) -> None:
+        self.asked: list[str] = []
+        self.text = text
+
+    async def page(self, url: str, feed_url: str, may: MayRead | None = None, kinds: tuple[str, ...] = ()) -> Fetched:
+        if url.endswith("/robots.txt"):
+            raise FetchError("none", http_status=404)
+        assert may is not None
+        await may(url)
+        self.asked.append(url)
+        return Fetched(url, b"", "text/html")
+
+    async def extract(self, body: bytes, url: str, content_type: str | None) -> str:
+        return self.text
+
+
+async def test_in_the_loop_a_teaser_is_summarised_by_its_page_once_and_a_page_that_changes_costs_nothing(database: Database) -> None:
+    store, fetcher, web, clock = ArticleStore(database), FakeFetcher(), Web("All that the page says, in more words."), Clock()
+    given: list[tuple[str, str]] = []
+
+    class Model(FakeAnswerer):
+        async def __call__(self, article: Article, settings: FeedsSettings) -> Answer:
+            given.append((article.guid, article.best_text))
+            return await super().__call__(article, settings)
+
+    fetcher.publish(URL).entry("a", text="Read more").entry("b", text="Words " * 1_000)
+    settings = settings_for(min_words=5, feeds=(FeedEntry(url=URL, full_text=True),))
+    reader = PageReader(PageStore(database), web, web.extract, ME, clock)
+    loop = FeedsLoop(store, fetcher, Model(), Metrics(), ME, clock, settings, idle_wait_s=0.01, pages=reader)
+    task = asyncio.create_task(loop.run())
+    try:
+        await until(lambda: store.counts()["done"] == 2)
+        web.text = "The page says something else now, with an advert of the day."
+        fetcher.publish(URL).entry("c", text="Another teaser")
+        clock.pass_s(100_000)
+        loop.wake()
+        await until(lambda: store.counts()["done"] == 3)
+    finally:
+        await loop.stop()
+    assert task.done()
+    assert dict(given) == {"a": "All that the page says, in more words.", "b": ("Words " * 1_000).strip(), "c": web.text}
+    assert (len(given), web.asked) == (3, ["https://feed.test/a", "https://feed.test/c"])
