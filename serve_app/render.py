@@ -79,6 +79,8 @@ def _feed(feed: dict[str, Any]) -> Iterator[str]:
         yield f"  paused: {PAUSED_BY[feed['paused_by']]}"
     if feed["last_error"]:
         yield _wrapped(f"last check failed: {_plain(feed['last_error'])}")
+    if feed.get("note"):  # a server of before has none
+        yield _wrapped(f"note: {_plain(feed['note'])}")
     if feed["state"] not in ("paused", "gone"):
         yield f"  next check: {_time(feed['next_check_at'])}"
 

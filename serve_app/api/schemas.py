@@ -14,6 +14,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 from serve_app.api.fields import Body, Query
 from serve_app.errors import ConfigError
 from serve_app.feed_url import masked
+from serve_app.feeds.extract import missing_note
 from serve_app.messages import ModelCard, Outcome
 from serve_app.messages_feeds import Article, ArticleQuery, ArticleState, Feed, FeedState, PausedBy, TagsFrom, TextSource
 from serve_app.settings_feeds import FeedOptions
@@ -117,6 +118,7 @@ class FeedOut(_Sent):
     options: Annotated[dict[str, Any], BeforeValidator(dict)] = Field(description="what it has of its own, see POST /v1/feeds")
     paused_by: PausedBy | None = Field(description="a person, the configuration that names it no more (config), or both")
     duplicate_of: str | None = Field(description="the id of another feed at which its redirects end; remove one of the two")
+    note: str | None = Field(None, description="what it wants and cannot have here: full_text without the extra fulltext")
 
 
 class ModelOut(BaseModel):
@@ -233,7 +235,7 @@ def article_full(article: Article) -> ArticleFull:
 
 def feed_out(feed: Feed) -> FeedOut:
     """For lists and for one feed."""
-    return FeedOut.model_validate(feed)
+    return FeedOut.model_validate(feed).model_copy(update={"note": missing_note(feed.options)})
 
 
 def model_out(id: str, card: ModelCard | None) -> ModelOut:

@@ -6,20 +6,28 @@ Tests: tests/fast/test_feeds_extract.py.
 from __future__ import annotations
 
 import importlib.util
+import logging
 import re
+from collections.abc import Mapping
+from typing import Any
 
 from serve_app.errors import FetchError
 from serve_app.feeds.parse import MAX_TEXT
 from serve_app.feeds.text import tidy
 
 MISSING = "reading pages needs the extra fulltext: pip install 'frugal-serve[fulltext]'"
-MODULE = "trafilatura"
+MODULES = ("trafilatura", "lxml_html_clean")
 CHARSET = re.compile(r"charset\s*=\s*[\"']?([\w.:-]{1,40})", re.IGNORECASE)
 
 
 def missing() -> str | None:
     """Why no page can be read here, or None."""
-    return None if importlib.util.find_spec(MODULE) else MISSING
+    return None if all(importlib.util.find_spec(name) for name in MODULES) else MISSING
+
+
+def missing_note(options: Mapping[str, Any]) -> str | None:
+    """What to tell of a feed with these options that wants pages where none can be read."""
+    return missing() if options.get("full_text") else None
 
 
 def extract(body: bytes, url: str, content_type: str | None) -> str:
@@ -28,10 +36,11 @@ def extract(body: bytes, url: str, content_type: str | None) -> str:
     Raises:
         FetchError: the extra is not installed.
     """
-    try:
-        import trafilatura
-    except ImportError:
-        raise FetchError(MISSING) from None
+    if missing():
+        raise FetchError(MISSING)
+    import trafilatura
+
+    logging.getLogger("trafilatura").setLevel(logging.CRITICAL)  # it warns of each page without an article
     text = trafilatura.extract(
         _decoded(body, content_type), url=url, include_comments=False, include_tables=False, output_format="txt", with_metadata=False
     )

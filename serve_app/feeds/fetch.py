@@ -35,6 +35,7 @@ ACCEPT = (
     "application/xml;q=0.8, text/xml;q=0.8, application/json;q=0.7, */*;q=0.1"
 )
 ACCEPT_PAGE = "text/html, application/xhtml+xml;q=0.9, text/plain;q=0.5, */*;q=0.1"
+MayRead = Callable[[str], Awaitable[None]]
 REDIRECTS = (301, 302, 303, 307, 308)
 PERMANENT = (301, 308)
 BUSY = (429, 503)
@@ -86,6 +87,8 @@ class _Request:
 
     conditions: Mapping[str, str]
     form: Mapping[str, str] | None = None  # POST it
+    may: MayRead | None = None  # raises where a hop may not be read
+    kinds: tuple[str, ...] = ()  # media types that are taken; none: any
 
 
 @dataclass(slots=True)
@@ -152,9 +155,10 @@ class Fetcher:
         async with self._line(hops) as line:
             return await self._follow(line, _url(url), _Request(conditions))
 
-    async def page(self, url: str, feed_url: str) -> Fetched:
+    async def page(self, url: str, feed_url: str, may: MayRead | None = None, kinds: tuple[str, ...] = ()) -> Fetched:
         """Get what an entry of this feed links to, or the robots.txt beside it. A private host only where it is the feed's own: what
-        anybody may write into a feed must not be shown from inside.
+        anybody may write into a feed must not be shown from inside. `may` is asked about each address on the way and raises where that
+        must not be read; of a body that is none of `kinds` nothing is read.
 
         Raises:
             FetchError: see `fetch`.
@@ -163,7 +167,7 @@ class Fetcher:
         async with self._line() as line:
             if not url_host(feed_url) or start.raw_host != url_host(feed_url):
                 line.resolver.guard = OUTSIDE
-            reply = await self._follow(line, start, _Request({"Accept": ACCEPT_PAGE}))
+            reply = await self._follow(line, start, _Request({"Accept": ACCEPT_PAGE}, may=may, kinds=kinds))
         if isinstance(reply, NotModified):
             raise FetchError(f"{start.host} answered 304 to a request without conditions; tell its owner")
         return reply
@@ -192,6 +196,8 @@ class Fetcher:
         for _hop in range(self._settings.max_redirects + 1):
             line.begin(url)
             line.resolver.met_private = line.resolver.guard.check_url(url)
+            if request.may is not None:  # not in the host's turn, because it asks that host
+                await request.may(str(url))
             async with self._pacing.turn(url.raw_host or ""):
                 started = self._monotonic()
                 with reasons.readable(url, self._settings):
@@ -225,6 +231,9 @@ class Fetcher:
                 # A private host may be a bridge to many sites, of which only one is busy; a public one speaks for itself.
                 held_host = None if line.resolver.met_private or reply.status not in BUSY else scope(url.raw_host or "")
                 raise reasons.bad_status(reply.status, url, headers.retry_after_s(reply.headers, self._now()), held_host)
+            if request.kinds and reply.content_type not in request.kinds:
+                other = reply.content_type[:60] if "Content-Type" in reply.headers else "something without a type"
+                raise FetchError(f"its link leads to no web page but to {other}", http_status=reply.status)
             body = await self._body(reply, line.hops[-1])
             hub, topic = headers.hub_and_topic(reply.headers.getall("Link", ()))
             # Without the user and password: the links of articles are resolved against it, and those are shown.

@@ -14,10 +14,11 @@ from typing import Any, Protocol
 
 from serve_app.errors import DatabaseUnavailable, FetchError
 from serve_app.feeds.decide import is_long_enough
-from serve_app.feeds.fetch import Fetched
+from serve_app.feeds.fetch import Fetched, MayRead
 from serve_app.feeds.pacing import host_scope
 from serve_app.feeds.robots import Robots
 from serve_app.feeds.text import num_words
+from serve_app.feeds.wanted import switched_on
 from serve_app.messages_feeds import Article
 from serve_app.settings_feeds import FeedsSettings
 from serve_app.store.article_pages import PageStore, WantedPage
@@ -31,14 +32,19 @@ MAX_RETRY_S = 6 * 3600.0
 LOOK_AHEAD = 200  # wanted pages among which other hosts are looked for
 HTML = ("text/html", "application/xhtml+xml")
 PASSING = (408, 425, 429)  # of the 4xx: another time may do
+NOT_WANTED = "full_text was switched off before its page was read"
 
 Extract = Callable[[bytes, str, str | None], Awaitable[str]]
+
+
+class NoPage(FetchError):
+    """There is none for us, and another try would end the same."""
 
 
 class FetchPage(Protocol):
     """What is needed of a Fetcher."""
 
-    async def page(self, url: str, feed_url: str) -> Fetched:
+    async def page(self, url: str, feed_url: str, may: MayRead | None = None, kinds: tuple[str, ...] = ()) -> Fetched:
         """See fetch.Fetcher."""
 
 
@@ -63,17 +69,19 @@ class PageReader:
         self._now = now
         self._missing = missing
         self._hosts: dict[str, str] = {}  # of the pages that are being read, by article
+        self._held: dict[str, float] = {}  # hosts that asked for a pause, until then
         self._robots = Robots(self._robots_txt, now)
 
     async def due(self, room: int, busy: Collection[str], settings: FeedsSettings) -> list[tuple[str, Coroutine[Any, Any, None]]]:
-        """What to do now, by article: at most `room` pages, of no host two at once. `busy`: articles whose page is being read."""
+        """What to do now, by article: at most `room` pages, of no host two at once, and of none that asked for a pause. `busy`: articles
+        whose page is being read."""
         if room <= 0:
             return []
         self._hosts = {article_id: host for article_id, host in self._hosts.items() if article_id in busy}
         chosen: list[tuple[str, Coroutine[Any, Any, None]]] = []
         for page in await asyncio.to_thread(self._store.wanted, self._now(), LOOK_AHEAD, busy):
             host = host_scope(page.article.link)
-            if len(chosen) < room and host not in self._hosts.values():
+            if len(chosen) < room and host not in self._hosts.values() and self._held.get(host, 0.0) <= self._now():
                 self._hosts[page.article.id] = host
                 chosen.append((page.article.id, self.read(page, settings)))
         return chosen
@@ -88,11 +96,18 @@ class PageReader:
         if self._missing is not None:
             await asyncio.to_thread(self._decide, article, "", self._missing, settings)
             return
+        if not switched_on(wanted.options, settings):
+            await asyncio.to_thread(self._decide, article, "", NOT_WANTED, settings)
+            return
+        if attempts > MAX_ATTEMPTS:  # each of them ended with this process
+            await asyncio.to_thread(self._decide, article, "", f"its page could not be read in {MAX_ATTEMPTS} tries", settings)
+            return
         wait_s = min(RETRY_S * 2.0 ** (attempts - 1), MAX_RETRY_S)
         await asyncio.to_thread(self._store.mark, self._holder, article.id, attempts, self._now() + wait_s)
         try:
             page, why = await self._page(article, wanted.feed_url)
         except FetchError as error:
+            self._hold(error)
             if attempts < MAX_ATTEMPTS and _may_pass(error):
                 later = self._now() + min(max(wait_s, error.retry_after_s or 0), MAX_RETRY_S)
                 await asyncio.to_thread(self._store.postpone, self._holder, article.id, error.message, later)
@@ -110,16 +125,20 @@ class PageReader:
         await asyncio.to_thread(self._decide, article, page, why or choose(article, page), settings)
 
     async def _page(self, article: Article, feed_url: str) -> tuple[str, str | None]:
-        if not await self._robots.allow(article.link, feed_url):
-            return "", "its site's robots.txt does not allow us to read its page"
-        reply = await self._fetcher.page(article.link, feed_url)
-        kind = (reply.content_type or "").split(";")[0].strip().lower()
-        if kind not in HTML:
-            return "", f"its link leads to no web page but to {kind[:60] or 'something without a type'}"
+        async def may(url: str) -> None:
+            if not await self._robots.allow(url, feed_url):
+                raise NoPage("its site's robots.txt does not allow us to read its page")
+
+        reply = await self._fetcher.page(article.link, feed_url, may, HTML)
         try:
             return await self._extract(reply.body, reply.url, reply.content_type), None
         except FetchError as error:  # another time it would be no better
             return "", error.message
+
+    def _hold(self, error: FetchError) -> None:
+        if error.held_host is not None and error.retry_after_s is not None:
+            self._held = {host: until for host, until in self._held.items() if until > self._now()}
+            self._held[error.held_host] = self._now() + min(error.retry_after_s, MAX_RETRY_S)
 
     async def _robots_txt(self, url: str, feed_url: str) -> bytes:
         return (await self._fetcher.page(url, feed_url)).body
@@ -133,4 +152,6 @@ class PageReader:
 
 def _may_pass(error: FetchError) -> bool:
     status = error.http_status
+    if isinstance(error, NoPage):
+        return False
     return status is None or status >= 500 or status in PASSING

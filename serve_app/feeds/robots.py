@@ -22,7 +22,6 @@ MAX_RULES = 2_000
 MAX_AGE_S = 86_400.0  # section 2.4
 RETRY_S = 600.0  # so long a site whose file cannot be had is not asked again
 MAX_SITES = 1_000
-LINE = re.compile(r"^\s*([A-Za-z-]+)\s*:\s*(.*?)\s*(?:#.*)?$")
 SAFE = "/?&=%:@!$'()*+,;~[]"  # stays as it is where a path is percent-encoded
 
 
@@ -60,8 +59,8 @@ def _groups(text: str) -> Iterator[tuple[set[str], list[tuple[str, bool]]]]:
     rules: list[tuple[str, bool]] = []
     has_rules = False
     for line in text.splitlines():
-        found = LINE.match(line)
-        name, value = (found[1].lower(), found[2]) if found else ("", "")
+        name, _colon, value = (part.strip() for part in line.partition("#")[0].partition(":"))
+        name = name.lower()
         if name == "user-agent":
             if has_rules:
                 yield agents, rules
@@ -132,4 +131,4 @@ class Robots:
             if error.http_status is not None and 400 <= error.http_status < 500 and error.http_status != 429:
                 return Rules()
             self._away[site] = f"its robots.txt cannot be had: {error.message}"
-            raise FetchError(self._away[site], retry_after_s=error.retry_after_s) from error
+            raise FetchError(self._away[site], retry_after_s=error.retry_after_s, held_host=error.held_host) from error

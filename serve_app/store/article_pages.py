@@ -6,8 +6,9 @@ request, so a crash asks nobody more often either. Tests: tests/contract_store/a
 
 from __future__ import annotations
 
-from collections.abc import Collection
-from dataclasses import dataclass
+import json
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass, field
 from typing import Any
 
 from sqlalchemy import Connection, delete, select, update
@@ -29,17 +30,24 @@ def note(database: Database, connection: Connection, check: FeedCheck) -> None:
         connection.execute(database.insert(pages).on_conflict_do_nothing(), wanted)
 
 
+def again(connection: Connection, article_id: str) -> None:
+    """A person asks for this article again: its page, too, where it was wanted and could not be had."""
+    was_missed = (pages.c.article_id == article_id) & (pages.c.state == "feed")
+    connection.execute(update(pages).where(was_missed).values(_wanted(article_id)))
+
+
 def _wanted(article_id: str) -> dict[str, Any]:
     return {"article_id": article_id, "state": "wanted", "attempts": 0, "next_try_at": 0.0, "note": None, "text": ""}
 
 
 @dataclass(frozen=True, slots=True)
 class WantedPage:
-    """An article whose page is to be read, where its feed is found, and how often the page was asked for."""
+    """An article whose page is to be read, where its feed is found, how often the page was asked for, and the feed's own options."""
 
     article: Article
     feed_url: str
     attempts: int = 0
+    options: Mapping[str, Any] = field(default_factory=dict)
 
 
 class PageStore:
@@ -51,13 +59,19 @@ class PageStore:
     def wanted(self, now: float, limit: int, exclude: Collection[str] = ()) -> tuple[WantedPage, ...]:
         """Pages that may be asked for now, those of the oldest articles first; none of paused feeds."""
         is_due = (pages.c.state == "wanted") & (pages.c.next_try_at <= now) & (articles.c.state == "pending")
-        own = (pages.c.attempts.label("page_attempts"), feeds.c.url.label("feed_url"), feeds.c.moved_to.label("feed_moved_to"))
+        own = (
+            pages.c.attempts.label("page_attempts"),
+            feeds.c.url.label("feed_url"),
+            feeds.c.moved_to.label("feed_moved_to"),
+            feeds.c.options.label("feed_options"),
+        )
         statement = select_articles().add_columns(*own).join(feeds, feeds.c.id == articles.c.feed_id)
         statement = statement.where(is_due, feeds.c.state != "paused", articles.c.id.not_in(list(exclude)))
         statement = statement.order_by(SHOWN_AT, articles.c.id).limit(limit)
         with self._database.read() as connection:
             return tuple(
-                WantedPage(article_of(row), row.feed_moved_to or row.feed_url, row.page_attempts) for row in connection.execute(statement)
+                WantedPage(article_of(row), row.feed_moved_to or row.feed_url, row.page_attempts, json.loads(row.feed_options or "{}"))
+                for row in connection.execute(statement)
             )
 
     def mark(self, holder: str, article_id: str, attempts: int, next_try_at: float) -> None:

@@ -195,6 +195,8 @@ class ArticleStore(FeedList):
         is_over = (articles.c.id == article_id) & articles.c.state.in_(("failed", "skipped"))
         with self._database.begin() as connection:
             changed = connection.execute(update(articles).where(is_over).values(values)).rowcount
+            if changed:
+                article_pages.again(connection, article_id)
         article = self.article(article_id)
         if not changed:
             raise Conflict(f"this article is {article.state}; only a failed or skipped one can be tried again")

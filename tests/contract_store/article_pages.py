@@ -46,6 +46,31 @@ def test_another_text_of_the_feed_wants_its_page_again_and_an_old_page_is_not_st
     assert (found.state, found.reason, found.text_source, found.text_note) == ("skipped", "only 1 word", "feed", "no article")
 
 
+def test_a_retry_by_a_person_wants_a_page_again_that_could_not_be_had_and_no_other(database: Database) -> None:
+    store, pages = stores(database)
+    had, missed, plain = article("a"), article("b"), article("c", state="skipped")
+    store.record_check(ME, FEED, replace(check(had, missed, plain), pages=frozenset([had.id, missed.id])))
+    pages.mark(ME, missed.id, 3, 60.0)
+    assert pages.decide(ME, had, "page", "the page", skip="only 2 words")
+    assert pages.decide(ME, missed, "feed", why="its server has trouble (500)", skip="only 1 word")
+    again = [store.retry_article(one.id, 70.0) for one in (had, missed, plain)]
+    assert [(one.state, one.text_source, one.text_note) for one in again] == [
+        ("pending", "page", None),
+        ("pending", "feed", None),
+        ("pending", "feed", None),
+    ]
+    assert [(page.article.id, page.attempts) for page in pages.wanted(70.0, 9)] == [(missed.id, 0)]
+    assert {one.id for one in store.pending_articles(70.0, 9)} == {had.id, plain.id}
+
+
+def test_a_page_comes_with_the_options_of_its_feed(database: Database) -> None:
+    store, pages = stores(database)
+    own = article("a")
+    store.record_check(ME, FEED, replace(check(own), pages=frozenset([own.id])))
+    store.sync_configured(ME, [FeedEntry(url=URL, full_text=True)], 2.0)
+    assert [page.options for page in pages.wanted(50.0, 9)] == [{"full_text": True}]
+
+
 def test_a_removed_feed_takes_its_pages_along(database: Database) -> None:
     store, pages = stores(database)
     own = replace(article("a"), categories=("AI",))

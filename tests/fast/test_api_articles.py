@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import dataclasses
+import html
 from typing import Any
 
 import pytest
 
+from serve_app.feeds.extract import MISSING
 from serve_app.messages_feeds import ArticleQuery, ArticleState
 from tests.fast.fakes_api import FakeServices, article, client_of, feed, summary
 
@@ -150,6 +152,17 @@ async def test_a_feed_has_a_title_and_options_of_its_own() -> None:
     assert (await client.patch("/v1/feeds/feed0", json={"options": {"full_text": None}})).status_code == 200
     assert (await client.patch("/v1/feeds/feed0", json={"options": {"title": "Other"}})).status_code == 200
     assert services.changed == [("feed0", {"full_text": None}), ("feed0", {"title": "Other"})]
+
+
+@pytest.mark.parametrize(("options", "is_told"), [({"full_text": True}, True), ({"full_text": False}, False), ({}, False)])
+async def test_a_feed_that_wants_pages_where_none_can_be_read_says_what_to_install(
+    options: dict[str, Any], is_told: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    client = client_of(FakeServices(all_feeds={"feed0": feed(options=options)}))
+    assert (await client.get("/v1/feeds")).json()["data"][0]["note"] is None
+    monkeypatch.setattr("serve_app.feeds.extract.MODULES", ("no_such_module_anywhere",))
+    assert (await client.get("/v1/feeds")).json()["data"][0]["note"] == (MISSING if is_told else None)
+    assert (MISSING in html.unescape((await client.get("/")).text)) == is_told
 
 
 async def test_any_feed_is_paused_and_goes_on() -> None:

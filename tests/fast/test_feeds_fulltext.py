@@ -8,17 +8,21 @@ from dataclasses import replace
 
 import pytest
 
-from serve_app.feeds.fetch import Fetcher
+from serve_app.errors import FetchError
+from serve_app.feeds.fetch import Fetched, Fetcher, MayRead
 from serve_app.feeds.fulltext import MAX_ATTEMPTS, PageReader
+from serve_app.feeds.loop import FeedsLoop
 from serve_app.feeds.parsing import Parsers
+from serve_app.messages import Answer
 from serve_app.messages_feeds import Article
-from serve_app.settings_feeds import FeedEntry
+from serve_app.metrics import Metrics
+from serve_app.settings_feeds import FeedEntry, FeedsSettings
 from serve_app.store.article_pages import PageStore
 from serve_app.store.articles import LEASE, ArticleStore
 from serve_app.store.database import Database
 from serve_app.store.feed_list import feed_id
-from tests.contract_store.makers import ME, article, check
-from tests.fast.fakes_feeds import LONG, Clock, FakeFeedServer, settings_for
+from tests.contract_store.makers import ME, URL, article, check
+from tests.fast.fakes_feeds import LONG, Clock, FakeAnswerer, FakeFeedServer, FakeFetcher, settings_for, until
 
 HTML = {"Content-Type": "text/html; charset=utf-8"}
 PAGE = f"<html><body><nav>Menu</nav><article><h1>T</h1><p>{LONG}</p><p>{LONG[::-1]}</p></article></body></html>"
@@ -33,11 +37,11 @@ class World:
         self.store, self.pages = ArticleStore(database), PageStore(database)
         self.reader = PageReader(self.pages, Fetcher(self.settings, gap_s=0.0), self.parsers.extract, ME, self.clock, missing)
         assert self.store.lease(LEASE, ME, 0.0, 1e12)
-        self.store.sync_configured(ME, [FeedEntry(url=server.url())], 1.0)
+        self.store.sync_configured(ME, [FeedEntry(url=server.url(), full_text=True)], 1.0)
         self.id = article("a").id
 
-    def publish(self, link: str) -> None:
-        own = replace(article("a"), feed_id=feed_id(self.server.url()), link=link, text="Only these few words.")
+    def publish(self, link: str, guid: str = "a") -> None:
+        own = replace(article(guid), feed_id=feed_id(self.server.url()), link=link, text="Only these few words.", published_at=ord(guid))
         self.store.record_check(ME, own.feed_id, replace(check(own), pages=frozenset([own.id])))
 
     async def read(self) -> Article:
@@ -97,6 +101,51 @@ async def test_a_server_in_trouble_is_asked_a_few_times_and_never_at_once(world:
     assert world.store.pending_articles(world.clock(), 9) == (found,)
 
 
+async def test_a_redirect_to_what_robots_txt_forbids_is_not_followed(world: World) -> None:
+    world.server.serve("/robots.txt", b"User-agent: *\nDisallow: /private")
+    world.server.serve("/private", PAGE.encode(), HTML)
+    world.publish(world.server.redirect("/short", "/private"))
+    found = await world.read()
+    assert (found.text_source, found.text_note) == ("feed", "its site's robots.txt does not allow us to read its page")
+    assert [request.path for request in world.server.requests] == ["/robots.txt", "/short"]
+
+
+async def test_of_what_is_no_web_page_the_body_is_not_read(world: World) -> None:
+    world.publish(world.server.serve("/page", b"x" * (world.settings.max_feed_bytes + 1), {"Content-Type": "video/mp4"}))
+    assert (await world.read()).text_note == "its link leads to no web page but to video/mp4"
+    assert world.pages.wanted(1e12, 9) == ()
+
+
+async def test_a_site_that_asks_for_a_pause_gets_it_with_its_other_pages(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("serve_app.feeds.guard.is_public", lambda address: True)  # a private host may be a bridge to many sites
+    for guid in "ab":
+        world.publish(world.server.serve(f"/{guid}", b"", {**HTML, "Retry-After": "1000"}, status=429), guid)
+    for waited_s in (0.0, 500.0, 499.0):
+        world.clock.pass_s(waited_s)
+        await world.read()
+        assert [request.path for request in world.server.requests] == ["/robots.txt", "/a"], waited_s
+    world.clock.pass_s(1.0)
+    await world.read()
+    assert len(world.server.requests) == 3
+
+
+async def test_killed_in_the_middle_of_each_try_it_is_asked_for_no_more_often_than_allowed(world: World) -> None:
+    world.publish(world.server.hang("/page"))
+    for tries in range(1, MAX_ATTEMPTS + 1):
+        await asyncio.to_thread(world.pages.mark, ME, world.id, tries, world.clock() + 300.0)  # what is left of a killed one
+    assert await world.reader.due(4, (), world.settings) == [], "not at once again"
+    world.clock.pass_s(300.0)
+    assert (await world.read()).text_note == f"its page could not be read in {MAX_ATTEMPTS} tries"
+    assert world.server.requests == []
+
+
+async def test_where_the_feed_wants_pages_no_more_none_is_asked_for(world: World) -> None:
+    world.publish(world.server.url("/page"))
+    world.store.sync_configured(ME, [FeedEntry(url=world.server.url(), full_text=False)], 2.0)
+    assert (await world.read()).text_note == "full_text was switched off before its page was read"
+    assert world.server.requests == []
+
+
 async def test_a_private_host_that_is_not_the_feeds_own_is_not_read(world: World) -> None:
     world.publish(world.server.url("/page", host="127.0.0.2"))
     for _attempt in range(MAX_ATTEMPTS):
@@ -112,3 +161,50 @@ async def test_without_the_extra_nobody_is_asked_and_the_note_says_what_to_insta
         world.publish(server.url("/page"))
         found = await world.read()
         assert (found.text_note, found.state, server.requests) == ("needs the extra fulltext", "pending", [])
+
+
+class Web:
+    """Pages for a PageReader: of every address the same, in place of a network and of trafilatura; `asked` has the addresses."""
+
+    def __init__(self, text: str) -> None:
+        self.asked: list[str] = []
+        self.text = text
+
+    async def page(self, url: str, feed_url: str, may: MayRead | None = None, kinds: tuple[str, ...] = ()) -> Fetched:
+        if url.endswith("/robots.txt"):
+            raise FetchError("none", http_status=404)
+        assert may is not None
+        await may(url)
+        self.asked.append(url)
+        return Fetched(url, b"", "text/html")
+
+    async def extract(self, body: bytes, url: str, content_type: str | None) -> str:
+        return self.text
+
+
+async def test_in_the_loop_a_teaser_is_summarised_by_its_page_once_and_a_page_that_changes_costs_nothing(database: Database) -> None:
+    store, fetcher, web, clock = ArticleStore(database), FakeFetcher(), Web("All that the page says, in more words."), Clock()
+    given: list[tuple[str, str]] = []
+
+    class Model(FakeAnswerer):
+        async def __call__(self, article: Article, settings: FeedsSettings) -> Answer:
+            given.append((article.guid, article.best_text))
+            return await super().__call__(article, settings)
+
+    fetcher.publish(URL).entry("a", text="Read more").entry("b", text="Words " * 1_000)
+    settings = settings_for(min_words=5, feeds=(FeedEntry(url=URL, full_text=True),))
+    reader = PageReader(PageStore(database), web, web.extract, ME, clock)
+    loop = FeedsLoop(store, fetcher, Model(), Metrics(), ME, clock, settings, idle_wait_s=0.01, pages=reader)
+    task = asyncio.create_task(loop.run())
+    try:
+        await until(lambda: store.counts()["done"] == 2)
+        web.text = "The page says something else now, with an advert of the day."
+        fetcher.publish(URL).entry("c", text="Another teaser")
+        clock.pass_s(100_000)
+        loop.wake()
+        await until(lambda: store.counts()["done"] == 3)
+    finally:
+        await loop.stop()
+    assert task.done()
+    assert dict(given) == {"a": "All that the page says, in more words.", "b": ("Words " * 1_000).strip(), "c": web.text}
+    assert (len(given), web.asked) == (3, ["https://feed.test/a", "https://feed.test/c"])

@@ -12,6 +12,7 @@ import pytest
 
 from serve_app.errors import FetchError
 from serve_app.feeds import parser_child
+from serve_app.feeds.extract import extract
 from serve_app.feeds.parse import parse
 from serve_app.feeds.parsing import Parsers
 from tests.fast.fakes_feeds import until
@@ -78,6 +79,12 @@ def hostile(body: bytes, url: str, content_type: str | None) -> object:
     return parse(body, url, content_type)
 
 
+def hostile_page(body: bytes, url: str, content_type: str | None) -> object:
+    """The same for pages; see test_feeds_extract.py."""
+    return hostile(body, url, None) if body == b"compute" else extract(body, url, content_type)
+
+
 if __name__ == "__main__":
+    parser_child.extract = hostile_page  # type: ignore[assignment,attr-defined]
     parser_child.parse = hostile  # type: ignore[assignment,attr-defined]
     parser_child.main()

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import time
+
 import pytest
 
 from serve_app.errors import FetchError
 from serve_app.feeds.robots import Robots, Rules
 from tests.fast.fakes_feeds import Clock
+
+TWICE = "User-agent: frugalserve\nDisallow: /a\n\nUser-agent: *\nDisallow: /\n\nUser-agent: FRUGALSERVE\nDisallow: /b\n"
 
 
 @pytest.mark.parametrize(
@@ -28,6 +32,16 @@ from tests.fast.fakes_feeds import Clock
         ("User-agent: *\nDisallow: /", "/robots.txt", True),
         ("\ufeffUser-agent: *\r\nDisallow: /a\r\n", "/a", False),
         ("<html>no rules</html>", "/a", True),
+        ("", "/a", True),
+        ("User-agent: serve\nDisallow: /", "/a", True),
+        ("User-agent: *\nAllow: /\nDisallow: /a", "/a/b", False),
+        ("User-agent: *\nDisallow: /*?", "/x?y=1", False),
+        ("User-agent: *\nDisallow: /A", "/a", True),
+        ("User-agent: *\nDisallow: /a%2Fb", "/a/b", True),
+        ("User-agent: x\nUser-agent: *\nSitemap: https://x.test/s.xml\nDisallow: /a", "/a", False),
+        (TWICE, "/a", False),
+        (TWICE, "/b", False),
+        (TWICE, "/c", True),
     ],
 )
 def test_the_longest_rule_of_our_group_decides(text: str, path: str, allowed: bool) -> None:
@@ -52,3 +66,18 @@ async def test_a_site_is_asked_once_a_day_a_missing_file_allows_and_one_that_can
         with pytest.raises(FetchError, match=r"robots\.txt cannot be had"):
             await robots.allow("https://x.test/a", "https://x.test/feed")
     assert len(asked) == 2
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        b"a:" + b" " * 250_000 + b"x" + b" " * 250_000 + b"y",  # a regular expression with two runs of spaces took over an hour for this
+        b"User-agent: *\nDisallow: /" + b"*a" * 240_000 + b"b",
+        b"User-agent: x\n" * 35_000 + b"Disallow: /",
+    ],
+    ids=["spaces", "stars", "agents"],
+)
+def test_a_hostile_file_is_read_in_no_time(body: bytes) -> None:
+    began = time.process_time()
+    assert Rules.read(body).allow("/" + "a" * 4_000)
+    assert time.process_time() - began < 5

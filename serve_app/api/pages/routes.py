@@ -19,6 +19,7 @@ from serve_app.api.pages import reference, views
 from serve_app.api.pages.render import HEADERS, ICON, page
 from serve_app.api.schemas import ArticleParams
 from serve_app.errors import FrugalError
+from serve_app.feeds.extract import missing_note
 from serve_app.messages_feeds import ArticlePage, DailyPage, DailyQuery, Feed
 
 T = TypeVar("T")
@@ -53,6 +54,7 @@ async def digest(request: Request, services: Graph) -> Response:
         feeds=feeds,
         names=names,
         counts={feed.id: views.counts(feed) for feed in feeds},
+        notes={feed.id: missing_note(feed.options) for feed in feeds},
         figures=views.cost_strip(report),
         worth={"Model": views.worth(report, "by_model", {}), "Feed": views.worth(report, "by_feed", names)},
         waiting_for=list(ready.get("waiting_for") or ()),
