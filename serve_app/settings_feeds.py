@@ -77,6 +77,7 @@ class SummaryPrompt(Settings):
     long_articles: Literal["cut", "map_reduce"] = Field(
         "cut", description="of more than max_words: cut: the rest is not read; map_reduce: every part is summarised, then the summaries"
     )
+    max_parts: int = Field(16, ge=2, le=200, description="of one article under map_reduce; what lies beyond them is not read")
     language: str = Field("", max_length=60, description="of the summaries, as its name in English or in itself; empty: the model's choice")
     tags: tuple[Tag, ...] = Field((), description="the only tags that articles get; empty: those of the model or of the feed")
     frequency_penalty: float = Field(0.5, ge=-2, le=2, description="without one, a small model that copies begins to loop")

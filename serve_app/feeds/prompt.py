@@ -49,14 +49,15 @@ def for_feed(summary: SummaryPrompt, options: FeedOptions) -> SummaryPrompt:
     )
 
 
-def pieces(text: str, max_words: int) -> tuple[str, ...]:
-    """The text in parts of about the same length, each of at most `max_words` words as `cut` counts them, most ending with a sentence."""
+def pieces(text: str, max_words: int, max_parts: int) -> tuple[str, ...]:
+    """The text in parts of about the same length, each of at most `max_words` words as `cut` counts them, most ending with a sentence.
+    What lies beyond `max_parts` of them is left out: one page of a book must not keep the model for hours."""
     if not is_long(text, max_words):
         return (text,)
-    limit = max(num_words(text), -(-len(text) // MAX_CHARS_PER_WORD))
+    limit = min(max(num_words(text), -(-len(text) // MAX_CHARS_PER_WORD)), max_parts * max_words)
     each = -(-limit // -(-limit // max_words))
     found: list[str] = []
-    while text:
+    while text and len(found) < max_parts:
         part = cut(text, min(max_words, each + each // 8)).removesuffix(f" {ELLIPSIS}")
         found.append(part)
         text = text[len(part) :].lstrip()
@@ -67,7 +68,7 @@ def num_calls(text: str, summary: SummaryPrompt) -> int:
     """How many answers its summary takes, at least: one, or one for each part and one for them all."""
     if summary.long_articles == "cut" or not is_long(text, summary.max_words):
         return 1
-    return len(pieces(text, summary.max_words)) + 1
+    return len(pieces(text, summary.max_words, summary.max_parts)) + 1
 
 
 def is_long(text: str, max_words: int) -> bool:

@@ -87,9 +87,8 @@ class Summariser:
         """
         prompt, spent = settings.summary, []
         if prompt.long_articles == "map_reduce" and depth < MAX_DEPTH and is_long(article.text, prompt.max_words):
-            parts = pieces(article.text, prompt.max_words)
-            for part in parts:
-                spent.append(await self._answer(replace(article, text=part), settings, MAX_DEPTH))
+            for part in pieces(article.text, prompt.max_words, prompt.max_parts):
+                spent.append(await self._part(replace(article, text=part), settings))
             joined = "\n".join(clean(digest.parts(answer.text).summary, answer.finish.reason) for answer in spent)
             spent.append(await self._answer(replace(article, text=joined), settings, depth + 1))
             return _sum(spent)
@@ -100,6 +99,16 @@ class Summariser:
         if (reason := objection(answer.text, prompt.template, f"{article.title}\n{article.text}")) is not None:
             raise GenerationFailed(reason)
         return answer
+
+    async def _part(self, part: Article, settings: FeedsSettings) -> Answer:
+        """An answer for one part: the greedy one, which the cache has after the first try of the article, or if that was not accepted
+        another draw. Asking for all parts in another way would compute the good ones again."""
+        try:
+            return await self._answer(replace(part, attempts=0), settings, MAX_DEPTH)
+        except GenerationFailed:
+            if not part.attempts:
+                raise
+        return await self._answer(part, settings, MAX_DEPTH)
 
     async def _postpone(self, article: Article, error: FrugalError, settings: FeedsSettings) -> None:
         later = self._now() + (min(PAUSE_S, settings.retry_base_s) if error.retry_after_s is None else max(0.1, error.retry_after_s))
