@@ -6,6 +6,7 @@ conversation. Tests: tests/fast/test_feeds_prompt.py.
 
 from __future__ import annotations
 
+import hashlib
 import re
 from itertools import islice
 
@@ -38,12 +39,15 @@ def question(article: Article, summary: SummaryPrompt) -> tuple[Message, ...]:
 
 
 def for_feed(summary: SummaryPrompt, options: FeedOptions) -> SummaryPrompt:
-    """The prompt of one feed's articles: its own template, language and tags, else those of all feeds."""
-    language = summary.language if options.language is None else options.language
+    """The prompt of one feed's articles: its own template, language and tags, else those of all feeds. The version tells it from others:
+    `2+a1b2c3:German` is version 2 with a template of the feed's own, by the beginning of its SHA-256, in German."""
+    language = one_line(summary.language if options.language is None else options.language)
     template = options.prompt or summary.template
+    own = "" if template == summary.template else f"+{hashlib.sha256(template.encode()).hexdigest()[:6]}"
     return summary.model_copy(
         update={
-            "template": f"Answer in {one_line(language)}. {template}" if language else template,
+            "template": f"Answer in {language}. {template}" if language else template,
+            "version": f"{summary.version}{own}{':' if language else ''}{language}",
             "tags": summary.tags if options.tags is None else options.tags,
         }
     )

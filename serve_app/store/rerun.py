@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from sqlalchemy import Select, and_, or_, select, update
+from sqlalchemy import ColumnElement, Select, and_, or_, select, update
 
 from serve_app.messages_feeds import Rerun
 from serve_app.store.article_rows import has_tag
@@ -73,7 +73,14 @@ def _select(rerun: Rerun, *more: Any) -> Select[Any]:
         statement = statement.where(rerun.since <= SHOWN_AT)
     if rerun.tag is not None:
         statement = statement.where(has_tag(rerun.tag))
-    for column, unwanted in ((results.c.prompt_version, rerun.prompt_version_not), (results.c.model, rerun.model_not)):
-        if unwanted is not None:
-            statement = statement.where(or_(column.is_(None), column != unwanted))
+    if rerun.prompt_version_not is not None:
+        statement = statement.where(or_(results.c.prompt_version.is_(None), ~_is_version(rerun.prompt_version_not)))
+    if rerun.model_not is not None:
+        statement = statement.where(or_(results.c.model.is_(None), results.c.model != rerun.model_not))
     return statement
+
+
+def _is_version(version: str) -> ColumnElement[bool]:
+    """Of this version, whatever feeds have added to it: their own template (`2+a1b2c3`) or a language (`2:German`)."""
+    column = results.c.prompt_version
+    return or_(column == version, *(column.startswith(f"{version}{mark}", autoescape=True) for mark in "+:"))

@@ -93,3 +93,14 @@ def test_an_article_without_summary_is_of_another_prompt_and_begins_again(
 def test_articles_of_paused_feeds_are_left_alone(store: ArticleStore, database: Database) -> None:
     store.sync_configured(ME, [], 2.0)
     assert list(RerunStore(database).chosen(Rerun())) == []
+
+
+@pytest.mark.parametrize(
+    ("version", "is_of_it"), [("2", True), ("2+a1b2c3", True), ("2:German", True), ("2+a1:German", True), ("22", False)]
+)
+def test_a_feeds_own_template_or_language_is_of_the_same_version(
+    store: ArticleStore, database: Database, version: str, is_of_it: bool
+) -> None:
+    one = article("0").id
+    store.record_result(ME, one, "h1", replace(summary(), prompt_version=version))
+    assert [chosen.id for chosen in RerunStore(database).chosen(Rerun(ids=(one,), prompt_version_not="2"))] == [one] * (not is_of_it)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import replace
 
 import pytest
@@ -106,6 +107,10 @@ def test_a_feeds_own_prompt_language_and_tags_go_before_those_of_all_feeds() -> 
     own = for_feed(everyone, FeedOptions(prompt="Why? {title} {text}", language="Deutsch", tags=("b", "c")))
     assert (own.template, own.tags) == ("Answer in Deutsch. Why? {title} {text}", ("b", "c"))
     assert for_feed(everyone, FeedOptions(language="", tags=())).template == "{title} {text}"
+    assert [for_feed(everyone, options).version for options in (FeedOptions(), FeedOptions(language=""))] == ["2:English", "2"]
+    others = {for_feed(everyone, FeedOptions(prompt=f"{word} {{title}} {{text}}", language="")).version for word in ("Why?", "How?")}
+    assert len(others) == 2
+    assert all(re.fullmatch(r"2\+[0-9a-f]{6}", version) for version in others)
 
 
 @pytest.mark.parametrize("num_sentences", [1, 2, 7, 60, 333])
