@@ -17,6 +17,7 @@ from serve_app.feeds import digest
 from serve_app.feeds.acceptance import objection
 from serve_app.feeds.decide import next_try
 from serve_app.feeds.prompt import clean, for_feed, is_long, pieces
+from serve_app.feeds.sentences import told_once
 from serve_app.messages import REUSED, Answer
 from serve_app.messages_feeds import Article, Summary
 from serve_app.metrics import Metrics
@@ -147,7 +148,8 @@ def summary_of(article: Article, answer: Answer, model: str, settings: FeedsSett
     finish, outcome = answer.finish, answer.opening.outcome
     was_free = outcome in REUSED
     parts, told = digest.parts(answer.text), f"{article.title}\n{article.text}"
-    text = clean(parts.summary, finish.reason, article.title)
+    once = told_once(parts.summary, article.title, settings.summary.template, told)
+    text = clean(once, finish.reason, article.title)
     tags, tags_from = digest.tags(parts.tags, article.categories, settings.summary.tags, told)
     grounding = digest.grounding(text, told)
     return Summary(
