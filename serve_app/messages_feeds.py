@@ -8,6 +8,7 @@ from typing import Any, Literal
 from serve_app.messages import Outcome
 
 ArticleState = Literal["pending", "done", "failed", "skipped"]
+TextSource = Literal["feed", "page"]
 TagsFrom = Literal["model", "entry", "text"]
 FeedState = Literal["new", "ok", "failing", "gone", "paused"]
 PausedBy = Literal["person", "config", "both"]
@@ -43,7 +44,8 @@ class Article:
     """An entry of a feed as we keep it. `text` is plain text; `text_hash` the SHA-256 of its normalised title and text.
 
     `duplicate_of`: the id of the article of another feed, seen before this one, that has the same title and text. `categories` are the
-    entry's own; lists leave them out, as they do the text.
+    entry's own; lists leave them out, as they do the texts. `page_text` is what the article's own page says, where that is used instead
+    of `text`; `text_note` why not.
     """
 
     id: str
@@ -64,6 +66,14 @@ class Article:
     summary: Summary | None = None
     duplicate_of: str | None = None
     categories: tuple[str, ...] = ()
+    text_source: TextSource = "feed"
+    text_note: str | None = None
+    page_text: str = ""
+
+    @property
+    def best_text(self) -> str:
+        """What is summarised."""
+        return self.page_text or self.text
 
 
 @dataclass(frozen=True, slots=True)
@@ -213,11 +223,12 @@ class DailyDigest:
 
 @dataclass(frozen=True, slots=True)
 class DailyQuery:
-    """Which daily digests: of one tag, or of all. The newest first; `cursor` is the opaque `next_cursor` of the page before."""
+    """Which daily digests: of one tag, in one state. The newest first; `cursor` is the opaque `next_cursor` of the page before."""
 
     tag: str | None = None
     limit: int = 20
     cursor: str | None = None
+    state: DailyState | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -16,7 +16,8 @@ from serve_app.settings_webhooks import Webhook
 STRIPE_FEED = "https://stripe.com/blog/feed.rss"
 
 
-Tag = Annotated[str, Field(min_length=1, max_length=40)]
+PLAIN = r"^[^{}\r\n]*$"  # goes into a template, where braces are places and lines may be fences
+Tag = Annotated[str, Field(min_length=1, max_length=40, pattern=PLAIN)]
 
 
 def check_template(template: str) -> str:
@@ -34,7 +35,7 @@ class FeedOptions(Settings):
     full_text: bool | None = Field(None, description="read the article's own page, for feeds that carry only a sentence or two of each")
 
     prompt: str | None = Field(None, description="template of its summaries, with {title} and {text}")
-    language: str | None = Field(None, max_length=60, description="of its summaries, as its name in English or in itself")
+    language: str | None = Field(None, max_length=60, pattern=PLAIN, description="of its summaries; empty: not asked for")
     tags: tuple[Tag, ...] | None = Field(None, description="the only tags that its articles get")
     keep: tuple[Rule, ...] | None = Field(None, description="only entries that one of these rules matches, beside those for all feeds")
     block: tuple[Rule, ...] | None = Field(None, description="no entries that one of these rules matches, beside those for all feeds")
@@ -78,7 +79,9 @@ class SummaryPrompt(Settings):
         "cut", description="of more than max_words: cut: the rest is not read; map_reduce: every part is summarised, then the summaries"
     )
     max_parts: int = Field(16, ge=2, le=200, description="of one article under map_reduce; what lies beyond them is not read")
-    language: str = Field("", max_length=60, description="of the summaries, as its name in English or in itself; empty: the model's choice")
+    language: str = Field(
+        "", max_length=60, pattern=PLAIN, description="of the summaries, as its name in English or in itself; empty: the model's choice"
+    )
     tags: tuple[Tag, ...] = Field((), description="the only tags that articles get; empty: those of the model or of the feed")
     frequency_penalty: float = Field(0.5, ge=-2, le=2, description="without one, a small model that copies begins to loop")
 
@@ -91,9 +94,11 @@ class SummaryPrompt(Settings):
 class FeedsSettings(Settings):
     """`user_config` of Feeds."""
 
-    feeds: tuple[FeedEntry, ...] = (FeedEntry(url=STRIPE_FEED), FeedEntry(url=SAMPLE_FEED))
+    feeds: tuple[FeedEntry, ...] = (FeedEntry(url=STRIPE_FEED, full_text=True), FeedEntry(url=SAMPLE_FEED))
     summary: SummaryPrompt = SummaryPrompt()
     digest: DailySettings = DailySettings()
+    full_text: bool = Field(False, description="read the articles' own pages, for all feeds that do not say otherwise (extra fulltext)")
+    full_text_max_words: int = Field(300, ge=1, description="an article that has so many words in its feed is not looked up")
     poll_interval_s: Seconds = Field(3600, ge=1, description="between two checks of a feed that gives no hint of its own")
     follow_rate: bool = Field(
         True, description="check after a tenth of the usual time between two entries, between min_interval_s and max_interval_s"

@@ -46,7 +46,7 @@ def _add(path: str, kind: str, media_type: str, write: Write) -> None:
     async def published(query: Annotated[FeedParams, InQuery()], request: Request, services: Graph) -> Response:
         """The newest summarised articles, of all feeds or of some. Ids stay, whatever the filter and the server's address."""
         channel, articles, feeds = await _content(query, request, path, services)
-        return _reply(request, write(channel, articles, feeds), media_type, syndicate.updated_at(articles))
+        return reply(request, write(channel, articles, feeds), media_type, syndicate.updated_at(articles))
 
     router.add_api_route(
         path,
@@ -77,17 +77,24 @@ async def _content(
     if query.feed is not None:
         names.append(feeds[query.feed].title or query.feed)
     names += [value for name, value in query.filters() if name != "feed"]
-    base = (services.settings.public_url or str(request.base_url)).rstrip("/")
+    base = base_of(request, services)
     own = {name: value for name, value in query.model_dump().items() if name in query.model_fields_set and value is not None}
-    channel = syndicate.Channel(" · ".join(names), _address(base, "/", query.filters()), _address(base, path, own), query.filters())
+    channel = syndicate.Channel(" · ".join(names), address(base, "/", query.filters()), address(base, path, own), query.filters())
     return channel, page.articles, feeds
 
 
-def _address(base: str, path: str, params: Any) -> str:
+def base_of(request: Request, services: Services) -> str:
+    """Under which address this server is known, without a slash at its end."""
+    return (services.settings.public_url or str(request.base_url)).rstrip("/")
+
+
+def address(base: str, path: str, params: Any) -> str:
+    """The address of a path with these parameters."""
     return f"{base}{path}" + (f"?{urlencode(params)}" if params else "")
 
 
-def _reply(request: Request, body: bytes, media_type: str, updated_at: float) -> Response:
+def reply(request: Request, body: bytes, media_type: str, updated_at: float) -> Response:
+    """The document, or a 304 to who has it."""
     etag = f'"{hashlib.sha256(body).hexdigest()[:32]}"'
     headers = {"etag": etag, "cache-control": f"max-age={MAX_AGE_S}"}
     if updated_at:

@@ -15,7 +15,7 @@ from serve_app.api.fields import Body, Query
 from serve_app.errors import ConfigError
 from serve_app.feed_url import masked
 from serve_app.messages import ModelCard, Outcome
-from serve_app.messages_feeds import Article, ArticleQuery, ArticleState, Feed, FeedState, PausedBy, TagsFrom
+from serve_app.messages_feeds import Article, ArticleQuery, ArticleState, Feed, FeedState, PausedBy, TagsFrom, TextSource
 from serve_app.settings_feeds import FeedOptions
 
 T = TypeVar("T")
@@ -80,14 +80,17 @@ class ArticleShort(_Sent):
     attempts: int
     next_try_at: float | None
     duplicate_of: str | None = Field(description="the id of an earlier article of another feed with the same title and text")
+    text_source: TextSource = Field(description="what is summarised: the feed's text, or that of the article's own page")
+    text_note: str | None = Field(description="why the page's text is not used, where the feed has full_text")
     summary: SummaryShort | None
 
 
 class ArticleFull(ArticleShort):
     """An article of a feed with its text."""
 
-    text: str
-    text_hash: str
+    text: str = Field(description="as the feed has it")
+    page_text: str = Field(description="as its own page has it, where text_source is page")
+    text_hash: str = Field(description="of the feed's title and text, by which a change is seen")
     summary: SummaryFull | None
 
 

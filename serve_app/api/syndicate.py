@@ -137,7 +137,9 @@ def json_feed(channel: Channel, articles: Sequence[Article], feeds: Mapping[str,
             item["authors"] = [{"name": article.author}]
         if made := article.summary:
             feed = feeds.get(article.feed_id)
-            about = {"article_id": article.id, "feed_id": article.feed_id, "feed_title": feed.title if feed else ""}
+            about = (
+                {"article_id": article.id, "feed_id": article.feed_id, "feed_title": feed.title if feed else ""} if article.feed_id else {}
+            )
             took = {"model": made.model, "compute_s": made.compute_s, "cost_usd": made.cost_usd}
             item["_frugal"] = {**about, **took, "grounding": made.grounding}
         items.append(item)

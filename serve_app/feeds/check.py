@@ -22,6 +22,7 @@ from serve_app.feeds.fetch import Fetched, NotModified
 from serve_app.feeds.move import is_lost, move
 from serve_app.feeds.pacing import host_scope
 from serve_app.feeds.parse import ParsedFeed, parse
+from serve_app.feeds.wanted import wants_page
 from serve_app.messages_feeds import Feed
 from serve_app.metrics import Metrics
 from serve_app.settings_feeds import FeedsSettings
@@ -160,6 +161,7 @@ class FeedChecker:
             decision.renamed,
             found,
             self._move(feed, reply.moved_to, bool(known), now),
+            _pages(feed, decision, settings),
         )
         self._store.record_check(self._holder, feed.id, check)
         faults.at("check stored")
@@ -184,7 +186,17 @@ class FeedChecker:
         taken = self._store.taken([article_id(feed.id, entry.guid) for entry in parsed.entries if entry.guid not in known])
         decision = decide(feed, known, parsed, self._now(), settings, taken)
         next_at = self._next(Hints(rhythm=_stored_rhythm(feed), is_pushed=True), 0, settings)
-        check = FeedCheck(self._now(), 200, next_at, feed.etag, feed.last_modified, "", decision.new, decision.changed)
+        check = FeedCheck(
+            self._now(),
+            200,
+            next_at,
+            feed.etag,
+            feed.last_modified,
+            "",
+            decision.new,
+            decision.changed,
+            pages=_pages(feed, decision, settings),
+        )
         self._store.record_check(self._holder, feed.id, check)
         return "new" if decision.new or decision.changed else "unchanged"
 
@@ -224,6 +236,11 @@ class FeedChecker:
 
     def _next(self, hints: Hints, num_errors: int, settings: FeedsSettings) -> float:
         return next_check(hints, num_errors, self._now(), settings, self._jitter())
+
+
+def _pages(feed: Feed, decision: Decision, settings: FeedsSettings) -> frozenset[str]:
+    found = (article for article in (*decision.new, *decision.changed) if article.state == "pending")
+    return frozenset(article.id for article in found if wants_page(feed, article, settings))
 
 
 def _stored_rhythm(feed: Feed) -> Rhythm:

@@ -13,6 +13,7 @@ from serve_app.feed_rules import refusal
 from serve_app.feeds.hints import Skips
 from serve_app.feeds.parse import Entry, ParsedFeed
 from serve_app.feeds.text import num_words
+from serve_app.feeds.wanted import wants_page
 from serve_app.messages_feeds import Article, Feed
 from serve_app.settings_feeds import FeedsSettings
 from serve_app.store.records import KnownArticle, Rename, Rhythm
@@ -128,7 +129,7 @@ def _renamed(entries: Sequence[Entry], known: Mapping[str, KnownArticle], settin
         if before is not None:
             if entry.link and entry.link != before.link and entry.text_hash == before.text_hash:
                 renamed.append(Rename(before.id, entry.guid, entry.link))
-        elif _is_long_enough(entry.text, settings) and _of_one_day(entry, gone.get(entry.text_hash)):
+        elif is_long_enough(entry.text, settings) and _of_one_day(entry, gone.get(entry.text_hash)):
             before = gone.pop(entry.text_hash)
             renamed.append(Rename(before.id, entry.guid, entry.link or before.link))
     return renamed
@@ -182,7 +183,7 @@ def _article(feed: Feed, entry: Entry, first_seen_at: float, now: float, setting
     )
     if reason := _refusal(feed, entry, settings):
         return _skipped(article, reason)
-    if _is_long_enough(entry.text, settings):
+    if is_long_enough(entry.text, settings) or wants_page(feed, article, settings):
         return article
     words = num_words(entry.text)
     return _skipped(article, f"only {words} word{'' if words == 1 else 's'}")
@@ -194,7 +195,8 @@ def _refusal(feed: Feed, entry: Entry, settings: FeedsSettings) -> str | None:
     return refusal(what, (settings.keep, own.get("keep", ())), (*settings.block, *own.get("block", ())))
 
 
-def _is_long_enough(text: str, settings: FeedsSettings) -> bool:
+def is_long_enough(text: str, settings: FeedsSettings) -> bool:
+    """Whether a text is worth a summary."""
     return len(text) >= settings.min_words * CHARS_PER_WORD or num_words(text) >= settings.min_words
 
 

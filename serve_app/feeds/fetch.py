@@ -34,6 +34,7 @@ ACCEPT = (
     "application/atom+xml, application/rss+xml, application/feed+json, application/rdf+xml;q=0.9, "
     "application/xml;q=0.8, text/xml;q=0.8, application/json;q=0.7, */*;q=0.1"
 )
+ACCEPT_PAGE = "text/html, application/xhtml+xml;q=0.9, text/plain;q=0.5, */*;q=0.1"
 REDIRECTS = (301, 302, 303, 307, 308)
 PERMANENT = (301, 308)
 BUSY = (429, 503)
@@ -151,6 +152,22 @@ class Fetcher:
         async with self._line(hops) as line:
             return await self._follow(line, _url(url), _Request(conditions))
 
+    async def page(self, url: str, feed_url: str) -> Fetched:
+        """Get what an entry of this feed links to, or the robots.txt beside it. A private host only where it is the feed's own: what
+        anybody may write into a feed must not be shown from inside.
+
+        Raises:
+            FetchError: see `fetch`.
+        """
+        start = _url(url)
+        async with self._line() as line:
+            if not url_host(feed_url) or start.raw_host != url_host(feed_url):
+                line.resolver.guard = OUTSIDE
+            reply = await self._follow(line, start, _Request({"Accept": ACCEPT_PAGE}))
+        if isinstance(reply, NotModified):
+            raise FetchError(f"{start.host} answered 304 to a request without conditions; tell its owner")
+        return reply
+
     async def post(self, url: str, form: Mapping[str, str]) -> int:
         """Send a form, as to a hub; gives the status, which is below 300.
 
@@ -239,6 +256,14 @@ def _url(text: str, base: yarl.URL | None = None) -> yarl.URL:
         return (base.join(url) if base else url).with_fragment(None)
     except ValueError:
         raise FetchError(f"{masked(text)[:200]!r} is not an address; correct it") from None
+
+
+def url_host(url: str) -> str | None:
+    """The host of an address; None where it has none."""
+    try:
+        return yarl.URL(url).raw_host
+    except ValueError:
+        return None
 
 
 def _sample(etag: str | None) -> Fetched | NotModified:

@@ -1,7 +1,8 @@
 """The Feeds loop: hold the lease, check what is due, summarise what is pending, for ever.
 
     lease --lost--> wait            due feeds --> max_checks slots, one per host (check.py) --> articles pending
-      |  held                       pending   --> max_in_flight slots (summarise.py) --> done, or a next try
+      |  held                       pages     --> MAX_READS slots, one per host (fulltext.py) --> the text that is summarised
+      |                         pending   --> max_in_flight slots (summarise.py) --> done, or a next try
       +--> renew | check | summarise | ask hubs, together; LeaseLost in any of them ends all
 
 One feed's or article's trouble is a value and stays with it. All state is in the store, so killing this at any point loses at most what
@@ -18,6 +19,7 @@ from collections.abc import Awaitable, Callable, Sequence
 
 from serve_app import faults
 from serve_app.feeds.check import FeedChecker, Fetch, Parse, parse_here
+from serve_app.feeds.fulltext import PageReader
 from serve_app.feeds.pacing import host_scope
 from serve_app.feeds.slots import Slots
 from serve_app.feeds.summarise import AskFor, Summariser
@@ -31,6 +33,7 @@ log = logging.getLogger(__name__)
 
 REREAD_S = 0.5  # so long the list of due feeds serves the slots that become free, before it is read again
 IDLE_WAIT_S = 2.0  # how long a change that nobody woke us for may go unnoticed
+MAX_READS = 8  # articles' pages read at once, of one host always one
 SUBSCRIBE_S = 10.0  # between two looks for hubs that are to be asked
 BUSY_GRACE_S = 60.0  # a beat may be late by this much (a long wait for the database's lock) before `alive` says no
 
@@ -57,6 +60,7 @@ class FeedsLoop:
         jitter: Callable[[], float] = random.random,
         subscriber: Subscriber | None = None,
         beside: Sequence[Callable[[], Awaitable[None]]] = (),
+        pages: PageReader | None = None,
     ) -> None:
         self._beside = tuple(beside)
         self._store = store
@@ -64,6 +68,7 @@ class FeedsLoop:
         self._checker = FeedChecker(store, fetcher, metrics, holder, now, jitter, parse, subscriber)
         self._summariser = Summariser(store, ask, metrics, holder, now, model)
         self._subscriber = subscriber
+        self._pages = pages
         self._metrics = metrics
         self._holder = holder
         self._now = now
@@ -72,7 +77,7 @@ class FeedsLoop:
         self._must_sync = True
         self._must_recheck = False
         self._asked = False  # somebody woke the loop: the list of due feeds may be another
-        self._wakers = {name: asyncio.Event() for name in ("lease", "check", "summarise", "subscribe")}
+        self._wakers = {name: asyncio.Event() for name in ("lease", "check", "pages", "summarise", "subscribe")}
         self._run: asyncio.Task[None] | None = None
         self._renewal: asyncio.Future[bool] | None = None
         self._last_beat: float | None = None
@@ -134,7 +139,13 @@ class FeedsLoop:
     async def _work(self) -> None:
         """What the holder of the lease does, until one part raises."""
         self._must_sync = True
-        parts: tuple[Callable[[], Awaitable[None]], ...] = (self._keep_lease, self._check_feeds, self._summarise, self._subscribe)
+        parts: tuple[Callable[[], Awaitable[None]], ...] = (
+            self._keep_lease,
+            self._check_feeds,
+            self._read_pages,
+            self._summarise,
+            self._subscribe,
+        )
         tasks = [asyncio.ensure_future(part()) for part in (*parts, *self._beside)]
         try:
             done, _running = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
@@ -176,7 +187,21 @@ class FeedsLoop:
                     slots.start(feed.id, self._checker.check(feed, settings))
                 due = [feed for feed in due if feed.id not in hosts]
                 await self._wait("check", min(self._idle_wait_s, soonest_s))
+                self._wakers["pages"].set()
                 self._wakers["summarise"].set()
+        finally:
+            await slots.cancel()
+
+    async def _read_pages(self) -> None:
+        slots = Slots(self._wakers["pages"].set)
+        try:
+            while True:
+                slots.check()
+                if self._pages is not None:
+                    for article_id, reading in await self._pages.due(MAX_READS - len(slots), slots.keys, self._settings):
+                        slots.start(article_id, reading)
+                self._wakers["summarise"].set()
+                await self._wait("pages", self._idle_wait_s)
         finally:
             await slots.cancel()
 
@@ -234,6 +259,7 @@ class FeedsLoop:
         if feed.state == "paused":
             return
         await self._checker.take(feed, body, content_type, self._settings)
+        self._wakers["pages"].set()
         self._wakers["summarise"].set()
 
     async def _wait(self, name: str, timeout_s: float) -> None:

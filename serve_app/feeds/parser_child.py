@@ -16,6 +16,7 @@ import time
 from typing import IO
 
 from serve_app.errors import FetchError
+from serve_app.feeds.extract import extract
 from serve_app.feeds.parse import parse
 
 MAX_CPU_S = 20  # a feed of 15 MB takes 1 to 3 s, 3 MB of nested tags 12 s; see docs/feeds.md
@@ -36,16 +37,18 @@ def main() -> None:
         sink.flush()
 
 
-def _reply(body: bytes, url: str, content_type: str | None) -> dict[str, object]:
+def _reply(body: bytes, url: str, content_type: str | None, what: str = "feed") -> dict[str, object]:
     _limit_cpu()
     try:
+        if what == "page":
+            return {"page": extract(body, url, content_type)}
         return {"feed": dataclasses.asdict(parse(body, url, content_type))}
     except FetchError as error:
         return {"error": error.message}
     except MemoryError:
-        return {"error": f"the feed takes more than {MAX_MEMORY / 1e9:g} GB of memory to read; ask its owner for a shorter one"}
+        return {"error": f"the {what} takes more than {MAX_MEMORY / 1e9:g} GB of memory to read; ask its owner for a shorter one"}
     except Exception as error:
-        return {"error": f"the feed cannot be read ({type(error).__name__} in the parser); tell its owner"}
+        return {"error": f"the {what} cannot be read ({type(error).__name__} in the parser); tell its owner"}
 
 
 def _limit_cpu() -> None:

@@ -38,10 +38,22 @@ class Parsers:
         Raises:
             FetchError: it is not a feed, or takes more than a feed may.
         """
+        return _feed((await self._reply(body, {"url": url, "content_type": content_type}))["feed"])
+
+    async def extract(self, body: bytes, url: str, content_type: str | None) -> str:
+        """What extract.extract gives.
+
+        Raises:
+            FetchError: it is no page, or takes more than a page may; or the extra is not installed.
+        """
+        found: str = (await self._reply(body, {"url": url, "content_type": content_type, "what": "page"}))["page"]
+        return found
+
+    async def _reply(self, body: bytes, head: dict[str, str | None]) -> dict[str, Any]:
         async with self._free:
             process = self._waiting() or await self._start()
             try:
-                reply = await self._ask(process, body, {"url": url, "content_type": content_type})
+                reply = await self._ask(process, body, head)
             except BaseException:
                 await _end(process)
                 raise
@@ -51,7 +63,7 @@ class Parsers:
                 self._idle.append(process)
         if "error" in reply:
             raise FetchError(reply["error"])
-        return _feed(reply["feed"])
+        return reply
 
     async def close(self) -> None:
         """End the processes that wait."""
@@ -83,15 +95,17 @@ class Parsers:
                 reply: dict[str, Any] = json.loads(await process.stdout.readexactly(size))
                 return reply
         except TimeoutError:
-            raise FetchError(f"the feed could not be read within {MAX_WALL_S:g} s; ask its owner for a shorter one") from None
+            raise FetchError(
+                f"the {head.get('what') or 'feed'} could not be read within {MAX_WALL_S:g} s; ask its owner for a shorter one"
+            ) from None
         except (asyncio.IncompleteReadError, ConnectionError):
-            raise FetchError(_why(await process.wait())) from None
+            raise FetchError(_why(await process.wait(), head.get("what") or "feed")) from None
 
 
-def _why(status: int) -> str:
+def _why(status: int, what: str) -> str:
     if status == -signal.SIGXCPU:
-        return f"the feed takes more than {MAX_CPU_S} s of computing to read; tell its owner"
-    return f"the feed cannot be read (the parser ended with status {status}); tell its owner"
+        return f"the {what} takes more than {MAX_CPU_S} s of computing to read; tell its owner"
+    return f"the {what} cannot be read (the parser ended with status {status}); tell its owner"
 
 
 def _feed(data: dict[str, Any]) -> ParsedFeed:

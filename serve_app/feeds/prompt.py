@@ -32,7 +32,7 @@ def question(article: Article, summary: SummaryPrompt) -> tuple[Message, ...]:
     fences = _fences(summary.template)
     filled = {
         "{title}": _harmless(article.title, fences),
-        "{text}": _harmless(cut(article.text, summary.max_words), fences),
+        "{text}": _harmless(cut(article.best_text, summary.max_words), fences),
     }
     # In pieces, because a title may hold "{text}".
     return (Message("user", "".join(filled.get(piece, piece) for piece in PLACES.split(summary.template))),)

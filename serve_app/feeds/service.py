@@ -15,8 +15,10 @@ from typing import Any
 
 from serve_app.errors import BadRequest, FetchError, NotFound, Overloaded, Unavailable
 from serve_app.feed_url import check_feed_url
+from serve_app.feeds import extract
 from serve_app.feeds.daily_writer import DailyWriter
 from serve_app.feeds.fetch import Fetcher
+from serve_app.feeds.fulltext import PageReader
 from serve_app.feeds.loop import FeedsLoop
 from serve_app.feeds.parsing import Parsers
 from serve_app.feeds.probe import probe
@@ -31,6 +33,7 @@ from serve_app.messages_feeds import Article, DailyDigest, Feed, Probe, Rerun, R
 from serve_app.metrics import Metrics
 from serve_app.settings import AppSettings
 from serve_app.settings_feeds import FeedsSettings
+from serve_app.store.article_pages import PageStore
 from serve_app.store.articles import ArticleStore, LeaseLost
 from serve_app.store.daily import DailyStore
 from serve_app.store.database import Database
@@ -89,7 +92,10 @@ class FeedsService:
             daily = DailyStore(self._database, self._outbox)
             self._daily = DailyWriter(daily, self._ask_daily, self.metrics, self._holder, time.time, settings, model=self._model)
             beside = (self._deliverer.run, self._daily.run)
-            self._loop = FeedsLoop(*given, model=self._model, parse=self._parsers, subscriber=self._subscriber, beside=beside)
+            pages = PageReader(
+                PageStore(self._database), self._fetcher, self._parsers.extract, self._holder, time.time, missing=extract.missing()
+            )
+            self._loop = FeedsLoop(*given, model=self._model, parse=self._parsers, subscriber=self._subscriber, pages=pages, beside=beside)
             self._task = asyncio.create_task(self._loop.run())
             # Its first turn, before anybody asks `check`: where Serve runs us on its own event loop it does so at once.
             await asyncio.sleep(0)

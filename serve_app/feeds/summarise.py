@@ -87,17 +87,17 @@ class Summariser:
             GenerationFailed: an answer is no summary.
         """
         prompt, spent = settings.summary, []
-        if prompt.long_articles == "map_reduce" and depth < MAX_DEPTH and is_long(article.text, prompt.max_words):
-            for part in pieces(article.text, prompt.max_words, prompt.max_parts):
-                spent.append(await self._part(replace(article, text=part), settings))
+        if prompt.long_articles == "map_reduce" and depth < MAX_DEPTH and is_long(article.best_text, prompt.max_words):
+            for part in pieces(article.best_text, prompt.max_words, prompt.max_parts):
+                spent.append(await self._part(replace(article, text=part, page_text=""), settings))
             joined = "\n".join(clean(digest.parts(answer.text).summary, answer.finish.reason) for answer in spent)
-            spent.append(await self._answer(replace(article, text=joined), settings, depth + 1))
+            spent.append(await self._answer(replace(article, text=joined, page_text=""), settings, depth + 1))
             return _sum(spent)
         answer = await self._ask(article, settings)
         faults.at("answer received")
         if answer.finish.reason == "cancelled":
             raise Cancelled("the generation was given up before its end")
-        if (reason := objection(answer.text, prompt.template, f"{article.title}\n{article.text}")) is not None:
+        if (reason := objection(answer.text, prompt.template, f"{article.title}\n{article.best_text}")) is not None:
             raise GenerationFailed(reason)
         return answer
 
@@ -147,7 +147,7 @@ def summary_of(article: Article, answer: Answer, model: str, settings: FeedsSett
     """What is stored of an answer. A stored or shared answer cost this article nothing; its tokens are kept as they were."""
     finish, outcome = answer.finish, answer.opening.outcome
     was_free = outcome in REUSED
-    parts, told = digest.parts(answer.text), f"{article.title}\n{article.text}"
+    parts, told = digest.parts(answer.text), f"{article.title}\n{article.best_text}"
     once = told_once(parts.summary, article.title, settings.summary.template, told)
     text = clean(once, finish.reason, article.title)
     tags, tags_from = digest.tags(parts.tags, article.categories, settings.summary.tags, told)

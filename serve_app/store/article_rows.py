@@ -16,7 +16,7 @@ from sqlalchemy import ColumnElement, Row, ScalarSelect, Select, Text, and_, fun
 
 from serve_app.errors import BadRequest
 from serve_app.messages_feeds import Article, ArticleQuery, ArticleState, Feed, Summary
-from serve_app.store.schema import SHOWN_AT, articles, results
+from serve_app.store.schema import SHOWN_AT, articles, pages, results
 
 STATES: tuple[ArticleState, ...] = ("pending", "done", "failed", "skipped")
 RESULT_COLUMNS = (
@@ -44,8 +44,11 @@ def select_articles(*, with_text: bool = True) -> Select[Any]:
     long = [articles.c[name] if with_text else null().label(name) for name in LONG]
     own = (results.c[name].label(f"result_{name}") for name in (*RESULT_COLUMNS, "created_at"))
     joined = articles.outerjoin(results, and_(results.c.article_id == articles.c.id, results.c.text_hash == articles.c.text_hash))
+    joined = joined.outerjoin(pages, pages.c.article_id == articles.c.id)
     columns = (column for column in articles.c if column.name not in LONG)
-    return select(*columns, *long, *own, _first_with_this_text().label("duplicate_of")).select_from(joined)
+    page_text = pages.c.text.label("page_text") if with_text else null().label("page_text")
+    page = (pages.c.state.label("page_state"), pages.c.note.label("text_note"), page_text)
+    return select(*columns, *page, *long, *own, _first_with_this_text().label("duplicate_of")).select_from(joined)
 
 
 def _first_with_this_text() -> ScalarSelect[Any]:
@@ -132,7 +135,14 @@ def article_of(row: Row[Any]) -> Article:
         own = {name: row._mapping[f"result_{name}"] for name in RESULT_COLUMNS}
         own["headline"] = own["headline"] or ""
         summary = Summary(text=own.pop("summary"), text_hash=row.text_hash, created_at=row._mapping["result_created_at"], **own)
-    return Article(**values, summary=summary, duplicate_of=row._mapping["duplicate_of"])
+    return Article(
+        **values,
+        summary=summary,
+        duplicate_of=row._mapping["duplicate_of"],
+        text_source="page" if row.page_state == "page" else "feed",
+        text_note=row.text_note,
+        page_text=row.page_text or "",
+    )
 
 
 def article_values(article: Article) -> dict[str, Any]:

@@ -17,13 +17,13 @@ from serve_app import faults
 from serve_app.errors import Conflict, NotFound
 from serve_app.events import article_event, feed_event
 from serve_app.messages_feeds import Article, ArticlePage, ArticleQuery, ArticleState, Feed, Summary
-from serve_app.store import article_rows, leases
+from serve_app.store import article_pages, article_rows, leases
 from serve_app.store.article_rows import article_of, article_values, feed_of, select_articles
 from serve_app.store.database import Database
 from serve_app.store.feed_list import LEASE, FeedList
 from serve_app.store.leases import LeaseLost
 from serve_app.store.records import FeedCheck, FeedFailure, KnownArticle
-from serve_app.store.schema import SHOWN_AT, articles, feeds, results
+from serve_app.store.schema import SHOWN_AT, articles, feeds, pages, results
 from serve_app.store.webhooks import Outbox
 
 __all__ = ["LEASE", "ArticleStore", "LeaseLost"]
@@ -112,6 +112,7 @@ class ArticleStore(FeedList):
             for article in check.changed:
                 kept = {name: value for name, value in article_values(article).items() if name not in IDENTITY}
                 connection.execute(update(articles).where(articles.c.id == article.id).values(kept))
+            article_pages.note(self._database, connection, check)
             faults.at("check written")
 
     def record_failure(self, holder: str, feed_id: str, failure: FeedFailure) -> None:
@@ -146,7 +147,8 @@ class ArticleStore(FeedList):
             and_(articles.c.state.in_(("pending", "failed")), articles.c.next_try_at <= now),
         )
         of_active = articles.c.feed_id.in_(select(feeds.c.id).where(feeds.c.state != "paused"))
-        statement = select_articles().where(is_due, of_active, articles.c.id.not_in(list(exclude)))
+        unread = articles.c.id.in_(select(pages.c.article_id).where(pages.c.state == "wanted"))
+        statement = select_articles().where(is_due, of_active, ~unread, articles.c.id.not_in(list(exclude)))
         with self._database.read() as connection:
             return tuple(article_of(row) for row in connection.execute(statement.order_by(SHOWN_AT, articles.c.id).limit(limit)))
 

@@ -20,7 +20,7 @@ from serve_app.messages_feeds import ArticleState, Feed
 from serve_app.settings_feeds import FeedEntry, FeedOptions
 from serve_app.store import article_rows, leases, pausing
 from serve_app.store.database import Database
-from serve_app.store.schema import articles, feeds, results, websub
+from serve_app.store.schema import articles, feeds, pages, results, websub
 
 LEASE = "feeds"
 NO_OPTIONS: Mapping[str, Any] = MappingProxyType({})
@@ -101,7 +101,8 @@ class FeedList:
             own = select(articles.c.id).where(articles.c.feed_id == feed_id)
             connection.execute(own.with_for_update())  # a result that is just being stored is then here, or never will be
             connection.execute(delete(websub).where(websub.c.feed_id == feed_id))
-            connection.execute(delete(results).where(results.c.article_id.in_(own)))
+            for table in (results, pages):
+                connection.execute(delete(table).where(table.c.article_id.in_(own)))
             connection.execute(delete(articles).where(articles.c.feed_id == feed_id))
             connection.execute(delete(feeds).where(feeds.c.id == feed_id))
 

@@ -69,6 +69,7 @@ class FeedCheck:
     renamed: tuple[Rename, ...] = ()
     rhythm: Rhythm | None = None
     move: Move | None = None
+    pages: frozenset[str] = frozenset()  # ids of new and changed articles whose own pages are to be read
 
 
 @dataclass(frozen=True, slots=True)

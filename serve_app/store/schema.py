@@ -121,6 +121,18 @@ results = Table(
     Column("missing", Texts),  # some of the others
 )
 
+pages = Table(  # an article's own page, for feeds with full_text; a row stands for one text of the feed
+    "pages",
+    metadata,
+    Column("article_id", CleanString(16), ForeignKey("articles.id"), primary_key=True),
+    Column("state", CleanString, nullable=False),  # wanted: to be read, and until then not summarised | page | feed: which text is used
+    Column("attempts", Integer, nullable=False),
+    Column("next_try_at", Float, nullable=False),
+    Column("note", CleanText),  # why it is the feed's
+    Column("text", CleanText, nullable=False),
+    Index("pages_state", "state", "next_try_at"),
+)
+
 websub = Table(  # one subscription per feed whose document names a hub
     "websub",
     metadata,

@@ -83,6 +83,8 @@ async def test_a_list_leaves_the_texts_out_and_one_article_has_them() -> None:
         "attempts": 0,
         "next_try_at": None,
         "duplicate_of": None,
+        "text_source": "feed",
+        "text_note": None,
         "summary": {
             "text": "A short summary.",
             "model": "tiny/model",
@@ -104,6 +106,7 @@ async def test_a_list_leaves_the_texts_out_and_one_article_has_them() -> None:
     assert full == {
         **short,
         "text": "First paragraph.\n\nSecond paragraph.",
+        "page_text": "",
         "text_hash": "h" * 64,
         "summary": {**short["summary"], **more},
     }

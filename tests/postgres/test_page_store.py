@@ -1,0 +1,3 @@
+"""Articles' pages, categories and tags on PostgreSQL."""
+
+from tests.contract_store.article_pages import *  # noqa: F403 (tests, which pytest finds by their names here)
