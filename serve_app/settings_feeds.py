@@ -78,6 +78,7 @@ class SummaryPrompt(Settings):
     long_articles: Literal["cut", "map_reduce"] = Field(
         "cut", description="of more than max_words: cut: the rest is not read; map_reduce: every part is summarised, then the summaries"
     )
+    max_parts: int = Field(16, ge=2, le=200, description="of one article under map_reduce; what lies beyond them is not read")
     language: str = Field(
         "", max_length=60, pattern=PLAIN, description="of the summaries, as its name in English or in itself; empty: the model's choice"
     )

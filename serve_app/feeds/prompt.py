@@ -6,6 +6,7 @@ conversation. Tests: tests/fast/test_feeds_prompt.py.
 
 from __future__ import annotations
 
+import hashlib
 import re
 from itertools import islice
 
@@ -38,25 +39,29 @@ def question(article: Article, summary: SummaryPrompt) -> tuple[Message, ...]:
 
 
 def for_feed(summary: SummaryPrompt, options: FeedOptions) -> SummaryPrompt:
-    """The prompt of one feed's articles: its own template, language and tags, else those of all feeds."""
-    language = summary.language if options.language is None else options.language
+    """The prompt of one feed's articles: its own template, language and tags, else those of all feeds. The version tells it from others:
+    `2+a1b2c3:German` is version 2 with a template of the feed's own, by the beginning of its SHA-256, in German."""
+    language = one_line(summary.language if options.language is None else options.language)
     template = options.prompt or summary.template
+    own = "" if template == summary.template else f"+{hashlib.sha256(template.encode()).hexdigest()[:6]}"
     return summary.model_copy(
         update={
-            "template": f"Answer in {one_line(language)}. {template}" if language else template,
+            "template": f"Answer in {language}. {template}" if language else template,
+            "version": f"{summary.version}{own}{':' if language else ''}{language}",
             "tags": summary.tags if options.tags is None else options.tags,
         }
     )
 
 
-def pieces(text: str, max_words: int) -> tuple[str, ...]:
-    """The text in parts of about the same length, each of at most `max_words` words as `cut` counts them, most ending with a sentence."""
+def pieces(text: str, max_words: int, max_parts: int) -> tuple[str, ...]:
+    """The text in parts of about the same length, each of at most `max_words` words as `cut` counts them, most ending with a sentence.
+    What lies beyond `max_parts` of them is left out: one page of a book must not keep the model for hours."""
     if not is_long(text, max_words):
         return (text,)
-    limit = max(num_words(text), -(-len(text) // MAX_CHARS_PER_WORD))
+    limit = min(max(num_words(text), -(-len(text) // MAX_CHARS_PER_WORD)), max_parts * max_words)
     each = -(-limit // -(-limit // max_words))
     found: list[str] = []
-    while text:
+    while text and len(found) < max_parts:
         part = cut(text, min(max_words, each + each // 8)).removesuffix(f" {ELLIPSIS}")
         found.append(part)
         text = text[len(part) :].lstrip()
@@ -67,7 +72,7 @@ def num_calls(text: str, summary: SummaryPrompt) -> int:
     """How many answers its summary takes, at least: one, or one for each part and one for them all."""
     if summary.long_articles == "cut" or not is_long(text, summary.max_words):
         return 1
-    return len(pieces(text, summary.max_words)) + 1
+    return len(pieces(text, summary.max_words, summary.max_parts)) + 1
 
 
 def is_long(text: str, max_words: int) -> bool:

@@ -17,6 +17,7 @@ from serve_app.feeds import digest
 from serve_app.feeds.acceptance import objection
 from serve_app.feeds.decide import next_try
 from serve_app.feeds.prompt import clean, for_feed, is_long, pieces
+from serve_app.feeds.sentences import told_once
 from serve_app.messages import REUSED, Answer
 from serve_app.messages_feeds import Article, Summary
 from serve_app.metrics import Metrics
@@ -87,9 +88,8 @@ class Summariser:
         """
         prompt, spent = settings.summary, []
         if prompt.long_articles == "map_reduce" and depth < MAX_DEPTH and is_long(article.best_text, prompt.max_words):
-            parts = pieces(article.best_text, prompt.max_words)
-            for part in parts:
-                spent.append(await self._answer(replace(article, text=part, page_text=""), settings, MAX_DEPTH))
+            for part in pieces(article.best_text, prompt.max_words, prompt.max_parts):
+                spent.append(await self._part(replace(article, text=part, page_text=""), settings))
             joined = "\n".join(clean(digest.parts(answer.text).summary, answer.finish.reason) for answer in spent)
             spent.append(await self._answer(replace(article, text=joined, page_text=""), settings, depth + 1))
             return _sum(spent)
@@ -100,6 +100,16 @@ class Summariser:
         if (reason := objection(answer.text, prompt.template, f"{article.title}\n{article.best_text}")) is not None:
             raise GenerationFailed(reason)
         return answer
+
+    async def _part(self, part: Article, settings: FeedsSettings) -> Answer:
+        """An answer for one part: the greedy one, which the cache has after the first try of the article, or if that was not accepted
+        another draw. Asking for all parts in another way would compute the good ones again."""
+        try:
+            return await self._answer(replace(part, attempts=0), settings, MAX_DEPTH)
+        except GenerationFailed:
+            if not part.attempts:
+                raise
+        return await self._answer(part, settings, MAX_DEPTH)
 
     async def _postpone(self, article: Article, error: FrugalError, settings: FeedsSettings) -> None:
         later = self._now() + (min(PAUSE_S, settings.retry_base_s) if error.retry_after_s is None else max(0.1, error.retry_after_s))
@@ -138,7 +148,8 @@ def summary_of(article: Article, answer: Answer, model: str, settings: FeedsSett
     finish, outcome = answer.finish, answer.opening.outcome
     was_free = outcome in REUSED
     parts, told = digest.parts(answer.text), f"{article.title}\n{article.best_text}"
-    text = clean(parts.summary, finish.reason, article.title)
+    once = told_once(parts.summary, article.title, settings.summary.template, told)
+    text = clean(once, finish.reason, article.title)
     tags, tags_from = digest.tags(parts.tags, article.categories, settings.summary.tags, told)
     grounding = digest.grounding(text, told)
     return Summary(

@@ -6,14 +6,15 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from sqlalchemy import Select, and_, or_, select, update
+from sqlalchemy import ColumnElement, Select, and_, func, or_, select, update
 
 from serve_app.messages_feeds import Rerun
 from serve_app.store.article_rows import has_tag
 from serve_app.store.database import Database
-from serve_app.store.schema import SHOWN_AT, articles, feeds, results
+from serve_app.store.schema import SHOWN_AT, articles, feeds, pages, results
 
 BATCH = 500  # ids in one statement
+BEST_TEXT = func.coalesce(func.nullif(pages.c.text, ""), articles.c.text)  # as Article.best_text
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,7 +38,7 @@ class RerunStore:
         """The articles in question, in the order in which they would be summarised. In batches, as not all texts fit in memory."""
         after: tuple[Any, str] | None = None
         while True:
-            statement = _select(rerun, SHOWN_AT.label("at"), articles.c.text, results.c.prompt_version, results.c.model)
+            statement = _select(rerun, SHOWN_AT.label("at"), BEST_TEXT.label("text"), results.c.prompt_version, results.c.model)
             if after is not None:
                 statement = statement.where(or_(after[0] < SHOWN_AT, and_(after[0] == SHOWN_AT, articles.c.id > after[1])))
             with self._database.read() as connection:
@@ -62,6 +63,7 @@ class RerunStore:
 
 def _select(rerun: Rerun, *more: Any) -> Select[Any]:
     joined = articles.outerjoin(results, and_(results.c.article_id == articles.c.id, results.c.text_hash == articles.c.text_hash))
+    joined = joined.outerjoin(pages, pages.c.article_id == articles.c.id)
     active = select(feeds.c.id).where(feeds.c.state != "paused")
     statement = select(articles.c.id, articles.c.feed_id, *more).select_from(joined)
     statement = statement.where(articles.c.state == rerun.state, articles.c.feed_id.in_(active))
@@ -73,7 +75,14 @@ def _select(rerun: Rerun, *more: Any) -> Select[Any]:
         statement = statement.where(rerun.since <= SHOWN_AT)
     if rerun.tag is not None:
         statement = statement.where(has_tag(rerun.tag))
-    for column, unwanted in ((results.c.prompt_version, rerun.prompt_version_not), (results.c.model, rerun.model_not)):
-        if unwanted is not None:
-            statement = statement.where(or_(column.is_(None), column != unwanted))
+    if rerun.prompt_version_not is not None:
+        statement = statement.where(or_(results.c.prompt_version.is_(None), ~_is_version(rerun.prompt_version_not)))
+    if rerun.model_not is not None:
+        statement = statement.where(or_(results.c.model.is_(None), results.c.model != rerun.model_not))
     return statement
+
+
+def _is_version(version: str) -> ColumnElement[bool]:
+    """Of this version, whatever feeds have added to it: their own template (`2+a1b2c3`) or a language (`2:German`)."""
+    column = results.c.prompt_version
+    return or_(column == version, *(column.startswith(f"{version}{mark}", autoescape=True) for mark in "+:"))

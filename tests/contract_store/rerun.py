@@ -8,6 +8,7 @@ import pytest
 
 from serve_app.messages_feeds import ArticleQuery, ArticleState, Rerun
 from serve_app.store import rerun as module
+from serve_app.store.article_pages import PageStore
 from serve_app.store.articles import LEASE, ArticleStore
 from serve_app.store.database import Database
 from serve_app.store.rerun import Chosen, RerunStore
@@ -93,3 +94,25 @@ def test_an_article_without_summary_is_of_another_prompt_and_begins_again(
 def test_articles_of_paused_feeds_are_left_alone(store: ArticleStore, database: Database) -> None:
     store.sync_configured(ME, [], 2.0)
     assert list(RerunStore(database).chosen(Rerun())) == []
+
+
+@pytest.mark.parametrize(
+    ("version", "is_of_it"), [("2", True), ("2+a1b2c3", True), ("2:German", True), ("2+a1:German", True), ("22", False)]
+)
+def test_a_feeds_own_template_or_language_is_of_the_same_version(
+    store: ArticleStore, database: Database, version: str, is_of_it: bool
+) -> None:
+    one = article("0").id
+    store.record_result(ME, one, "h1", replace(summary(), prompt_version=version))
+    assert [chosen.id for chosen in RerunStore(database).chosen(Rerun(ids=(one,), prompt_version_not="2"))] == [one] * (not is_of_it)
+
+
+def test_the_text_of_an_article_is_that_of_its_page_where_there_is_one(store: ArticleStore, database: Database) -> None:
+    one = article("page", text_hash="h8")
+    store.record_check(ME, FEED, replace(check(one), pages=frozenset([one.id])))
+    rerun = Rerun(state="skipped", ids=(one.id,))
+    assert PageStore(database).decide(ME, one, "page", "All of it.", skip="too short")
+    assert [chosen.text for chosen in RerunStore(database).chosen(rerun)] == ["All of it."]
+    changed = article("page", text="the feed's", text_hash="h9", state="skipped")
+    store.record_check(ME, FEED, check(changed=(changed,)))
+    assert [chosen.text for chosen in RerunStore(database).chosen(rerun)] == [store.article(one.id).best_text]

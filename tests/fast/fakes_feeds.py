@@ -200,6 +200,7 @@ class FakeAnswerer:
         self.asked: list[str] = []
         self.texts: list[str] = []
         self.prompts: list[str] = []
+        self.attempts: list[int] = []
         self.num_live = 0
         self.max_live = 0
         self.next = answer()
@@ -221,6 +222,7 @@ class FakeAnswerer:
         self.asked.append(article.title)
         self.texts.append(article.text)
         self.prompts.append(settings.summary.template)
+        self.attempts.append(article.attempts)
         self.num_live += 1
         self.max_live = max(self.max_live, self.num_live)
         self.started.set()

@@ -147,6 +147,17 @@ async def test_a_part_that_is_no_summary_fails_the_article_and_is_asked_for_agai
     assert world.articles()["a"].reason == "the model answered only '...'"
 
 
+async def test_the_next_try_asks_for_parts_as_before_and_only_for_a_bad_one_in_another_way(world: World) -> None:
+    world.fetcher.publish(URL).entry("a", text="One sentence more. " * 100)
+    settings = settings_for(URL, summary={"max_words": 120, "long_articles": "map_reduce"}, retry_base_s=1.0)
+    world.model.errors = [GenerationFailed("no summary"), GenerationFailed("no summary again")]
+    async with world.running(settings):
+        await until(lambda: world.states() == {"a": "failed"})
+        world.clock.pass_s(2)
+        await world.until_states(a="done")
+    assert world.model.attempts == [0, 0, 1, 0, 0, 1]  # a part; it again, and in another way; two more parts; the whole
+
+
 async def test_a_feed_has_its_own_prompt_and_language(world: World) -> None:
     world.fetcher.publish(URL).entry("a")
     own = FeedEntry(url=URL, prompt="Why? {title} {text}", language="German")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import replace
 
 import pytest
@@ -106,12 +107,16 @@ def test_a_feeds_own_prompt_language_and_tags_go_before_those_of_all_feeds() -> 
     own = for_feed(everyone, FeedOptions(prompt="Why? {title} {text}", language="Deutsch", tags=("b", "c")))
     assert (own.template, own.tags) == ("Answer in Deutsch. Why? {title} {text}", ("b", "c"))
     assert for_feed(everyone, FeedOptions(language="", tags=())).template == "{title} {text}"
+    assert [for_feed(everyone, options).version for options in (FeedOptions(), FeedOptions(language=""))] == ["2:English", "2"]
+    others = {for_feed(everyone, FeedOptions(prompt=f"{word} {{title}} {{text}}", language="")).version for word in ("Why?", "How?")}
+    assert len(others) == 2
+    assert all(re.fullmatch(r"2\+[0-9a-f]{6}", version) for version in others)
 
 
 @pytest.mark.parametrize("num_sentences", [1, 2, 7, 60, 333])
 def test_pieces_are_whole_sentences_of_about_one_length_and_lose_nothing(num_sentences: int) -> None:
     text = " ".join(f"Sentence number {number} says a little more than the one before." for number in range(num_sentences))
-    found = pieces(text, 100)
+    found = pieces(text, 100, 100)
     assert " ".join(found) == text
     assert all(len(piece.split()) <= 100 for piece in found)
     assert all(piece.endswith(".") for piece in found)
@@ -119,8 +124,15 @@ def test_pieces_are_whole_sentences_of_about_one_length_and_lose_nothing(num_sen
     assert is_long(text, 100) == (len(found) > 1)
 
 
+def test_a_book_has_no_more_pieces_than_others_and_its_beginning_is_in_them() -> None:
+    text = " ".join(f"Sentence number {number} says a little more than the one before." for number in range(9000))
+    found = pieces(text, 100, 16)
+    assert len(found) == 16
+    assert text.startswith(" ".join(found))
+
+
 @pytest.mark.parametrize("text", ["word " * 1000, "ก" * 5000, "一二三四五六七八九十。" * 300, "a\n" * 900])
 def test_pieces_of_texts_without_sentences_lose_nothing_either(text: str) -> None:
-    found = pieces(text.strip(), 100)
+    found = pieces(text.strip(), 100, 100)
     assert "".join("".join(found).split()) == "".join(text.split())
     assert all(cut(piece, 100) == piece for piece in found)
