@@ -40,6 +40,8 @@ Extract = Callable[[bytes, str, str | None], Awaitable[str]]
 class NoPage(FetchError):
     """There is none for us, and another try would end the same."""
 
+    code = "no_page"
+
 
 class FetchPage(Protocol):
     """What is needed of a Fetcher."""
