@@ -37,8 +37,8 @@ NOT_WANTED = "full_text was switched off before its page was read"
 Extract = Callable[[bytes, str, str | None], Awaitable[str]]
 
 
-class NoPage(FetchError):
-    """There is none for us, and another try would end the same."""
+class Disallowed(Exception):
+    """An address on the way to a page that robots.txt does not let us read."""
 
 
 class FetchPage(Protocol):
@@ -127,9 +127,12 @@ class PageReader:
     async def _page(self, article: Article, feed_url: str) -> tuple[str, str | None]:
         async def may(url: str) -> None:
             if not await self._robots.allow(url, feed_url):
-                raise NoPage("its site's robots.txt does not allow us to read its page")
+                raise Disallowed
 
-        reply = await self._fetcher.page(article.link, feed_url, may, HTML)
+        try:
+            reply = await self._fetcher.page(article.link, feed_url, may, HTML)
+        except Disallowed:
+            return "", "its site's robots.txt does not allow us to read its page"
         try:
             return await self._extract(reply.body, reply.url, reply.content_type), None
         except FetchError as error:  # another time it would be no better
@@ -152,6 +155,4 @@ class PageReader:
 
 def _may_pass(error: FetchError) -> bool:
     status = error.http_status
-    if isinstance(error, NoPage):
-        return False
     return status is None or status >= 500 or status in PASSING
