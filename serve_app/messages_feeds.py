@@ -223,11 +223,12 @@ class DailyDigest:
 
 @dataclass(frozen=True, slots=True)
 class DailyQuery:
-    """Which daily digests: of one tag, or of all. The newest first; `cursor` is the opaque `next_cursor` of the page before."""
+    """Which daily digests: of one tag, in one state. The newest first; `cursor` is the opaque `next_cursor` of the page before."""
 
     tag: str | None = None
     limit: int = 20
     cursor: str | None = None
+    state: DailyState | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, field_validator, model_validator
 
-from serve_app.feed_rules import Rule
+from serve_app.feed_rules import RuleList
 from serve_app.feed_url import SAMPLE_FEED, check_feed_url, masked
 from serve_app.settings_base import Seconds, Settings
 from serve_app.settings_daily import DailySettings
@@ -37,8 +37,8 @@ class FeedOptions(Settings):
     prompt: str | None = Field(None, description="template of its summaries, with {title} and {text}")
     language: str | None = Field(None, max_length=60, pattern=PLAIN, description="of its summaries; empty: not asked for")
     tags: tuple[Tag, ...] | None = Field(None, description="the only tags that its articles get")
-    keep: tuple[Rule, ...] | None = Field(None, description="only entries that one of these rules matches, beside those for all feeds")
-    block: tuple[Rule, ...] | None = Field(None, description="no entries that one of these rules matches, beside those for all feeds")
+    keep: RuleList | None = Field(None, description="only entries that one of these rules matches, beside those for all feeds")
+    block: RuleList | None = Field(None, description="no entries that one of these rules matches, beside those for all feeds")
 
     @field_validator("prompt")
     @classmethod
@@ -110,8 +110,8 @@ class FeedsSettings(Settings):
     max_checks: int = Field(32, ge=1, le=256, description="feeds checked at once, of one host always one")
     max_new_per_check: int = Field(50, ge=1, description="entries of one check that become work, the newest; older new ones are skipped")
     min_words: int = Field(20, ge=0, description="an article of fewer words, and fewer than 6 times as many characters, is skipped")
-    keep: tuple[Rule, ...] = Field((), description="only entries that one of these matches become articles, as title=<pattern>")
-    block: tuple[Rule, ...] = Field((), description="entries that one of these matches are skipped")
+    keep: RuleList = Field((), description="only entries that one of these matches become articles, as title=<pattern>")
+    block: RuleList = Field((), description="entries that one of these matches are skipped")
     lease_s: Seconds = Field(10, gt=0, description="how long a dead Feeds replica blocks its successor")
     connect_timeout_s: Seconds = Field(5, gt=0)
     total_timeout_s: Seconds = Field(30, gt=0)

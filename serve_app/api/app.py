@@ -13,7 +13,21 @@ from fastapi import FastAPI
 from starlette.middleware import Middleware
 
 import serve_app
-from serve_app.api import admin, articles, completions, digests, failures, opml, probe, published, rerun, system, webhooks, websub
+from serve_app.api import (
+    admin,
+    articles,
+    completions,
+    digests,
+    failures,
+    opml,
+    probe,
+    published,
+    published_digests,
+    rerun,
+    system,
+    webhooks,
+    websub,
+)
 from serve_app.api.middleware import AROUND
 from serve_app.api.pages import routes as pages
 from serve_app.api.services import Services
@@ -57,7 +71,7 @@ def build_app(services: Services, *, sends_request_id: bool = True) -> FastAPI:
     app.state.services = services
     app.state.sends_request_id = sends_request_id
     failures.install(app)
-    parts = (completions, system, opml, probe, articles, rerun, digests, admin, published, webhooks, websub, pages)
+    parts = (completions, system, opml, probe, articles, rerun, digests, admin, published, published_digests, webhooks, websub, pages)
     for router in (part.router for part in parts):
         app.include_router(router)
     return app

@@ -7,8 +7,9 @@ section 13). Tests: tests/fast/test_api_published.py.
 from __future__ import annotations
 
 import hashlib
+import time
 from collections.abc import Callable, Mapping, Sequence
-from email.utils import format_datetime, parsedate_to_datetime
+from email.utils import format_datetime
 from typing import Annotated, Any
 from urllib.parse import urlencode
 
@@ -25,6 +26,7 @@ from serve_app.messages_feeds import Article, ArticleQuery, Feed
 
 router = APIRouter()
 MAX_AGE_S = 60
+SETTLED_S = 60  # summaries are stored a little after the time they bear, and several in the same second
 Write = Callable[[syndicate.Channel, Sequence[Article], Mapping[str, Feed]], bytes]
 NOT_MODIFIED: dict[str, Any] = {"description": "Nothing is new since `If-None-Match` or `If-Modified-Since`"}
 
@@ -46,7 +48,7 @@ def _add(path: str, kind: str, media_type: str, write: Write) -> None:
     async def published(query: Annotated[FeedParams, InQuery()], request: Request, services: Graph) -> Response:
         """The newest summarised articles, of all feeds or of some. Ids stay, whatever the filter and the server's address."""
         channel, articles, feeds = await _content(query, request, path, services)
-        return _reply(request, write(channel, articles, feeds), media_type, syndicate.updated_at(articles))
+        return reply(request, write(channel, articles, feeds), media_type, syndicate.updated_at(articles))
 
     router.add_api_route(
         path,
@@ -77,35 +79,39 @@ async def _content(
     if query.feed is not None:
         names.append(feeds[query.feed].title or query.feed)
     names += [value for name, value in query.filters() if name != "feed"]
-    base = (services.settings.public_url or str(request.base_url)).rstrip("/")
+    base = base_of(request, services)
     own = {name: value for name, value in query.model_dump().items() if name in query.model_fields_set and value is not None}
-    channel = syndicate.Channel(" · ".join(names), _address(base, "/", query.filters()), _address(base, path, own), query.filters())
+    channel = syndicate.Channel(" · ".join(names), address(base, "/", query.filters()), address(base, path, own), query.filters())
     return channel, page.articles, feeds
 
 
-def _address(base: str, path: str, params: Any) -> str:
+def base_of(request: Request, services: Services) -> str:
+    """Under which address this server is known, without a slash at its end."""
+    return (services.settings.public_url or str(request.base_url)).rstrip("/")
+
+
+def address(base: str, path: str, params: Any) -> str:
+    """The address of a path with these parameters."""
     return f"{base}{path}" + (f"?{urlencode(params)}" if params else "")
 
 
-def _reply(request: Request, body: bytes, media_type: str, updated_at: float) -> Response:
-    etag = f'"{hashlib.sha256(body).hexdigest()[:32]}"'
-    headers = {"etag": etag, "cache-control": f"max-age={MAX_AGE_S}"}
-    if updated_at:
+def reply(request: Request, body: bytes, media_type: str, updated_at: float) -> Response:
+    """The document, or a 304 to who has it."""
+    headers = {"etag": f'"{hashlib.sha256(body).hexdigest()[:32]}"', "cache-control": f"max-age={MAX_AGE_S}"}
+    if 0 < updated_at <= time.time() - SETTLED_S:
         headers["last-modified"] = format_datetime(syndicate.time_of(updated_at), usegmt=True)
-    if _is_known(request, etag, updated_at):
+    if _is_known(request.headers, headers):
         return Response(status_code=304, headers=headers)
     return Response(body, media_type=f"{media_type}; charset=utf-8", headers=headers)
 
 
-def _is_known(request: Request, etag: str, updated_at: float) -> bool:
-    """Whether the reader has these very bytes; its ETag goes before its date, as RFC 9110 13.2.2 demands."""
-    if (given := request.headers.get("if-none-match")) is not None:
+def _is_known(asked: Mapping[str, str], own: Mapping[str, str]) -> bool:
+    """Whether the reader has these very bytes; its ETag goes before its date, as RFC 9110 13.2.2 demands.
+
+    The date must be one that we gave: of two summaries of one second the second would otherwise stay unseen, and so would a list that
+    lost its newest article.
+    """
+    if (given := asked.get("if-none-match")) is not None:
         tags = [tag.strip().removeprefix("W/") for tag in given.split(",")]
-        return etag in tags or "*" in tags
-    since = request.headers.get("if-modified-since")
-    if since is None or not updated_at:
-        return False
-    try:
-        return int(updated_at) <= parsedate_to_datetime(since).timestamp()
-    except (ValueError, TypeError, OverflowError):  # no date: as if it were not there
-        return False
+        return own["etag"] in tags or "*" in tags
+    return "last-modified" in own and asked.get("if-modified-since") == own["last-modified"]

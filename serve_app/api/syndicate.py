@@ -18,22 +18,23 @@ from dataclasses import dataclass
 from email.utils import format_datetime
 from html import escape
 from typing import Any
-from urllib.parse import urlsplit
 from xml.etree import ElementTree as ET
 
+from serve_app.api.addresses import public_address
 from serve_app.feed_url import masked
 from serve_app.messages_feeds import Article, Feed
 
 NAMESPACE = uuid.UUID("5e0f6a3c-53cf-5d0e-9d34-0e6d3a3d1c55")  # of all ids here; a change makes every article new to every reader
 ATOM, DC = "http://www.w3.org/2005/Atom", "http://purl.org/dc/elements/1.1/"
+CONTENT = "http://purl.org/rss/1.0/modules/content/"
 NOT_XML = re.compile("[^\t\n\r\u0020-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")  # https://www.w3.org/TR/xml/#charsets
-NOT_IN_ADDRESS = re.compile(r"[\x00-\x20\x7f<>\"]")
 AUTHOR = "Frugal Serve"
 NOTE = "Summaries are written by a language model and may be wrong; the linked article is the source."
 RSS, ATOM_TYPE, JSON_TYPE = "application/rss+xml", "application/atom+xml", "application/feed+json"
 
 ET.register_namespace("atom", ATOM)
 ET.register_namespace("dc", DC)
+ET.register_namespace("content", CONTENT)
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,29 +58,35 @@ def updated_at(articles: Sequence[Article]) -> float:
 
 
 def rss(channel: Channel, articles: Sequence[Article], feeds: Mapping[str, Feed]) -> bytes:
-    """RSS 2.0; authors as dc:creator, because RSS wants an address of e-mail for its own."""
+    """RSS 2.0; authors as dc:creator, because RSS wants an address of e-mail for its own. Where there is a headline, it is the description
+    and the summary is content:encoded; otherwise the summary is the description."""
     root = ET.Element("rss", version="2.0")
     top = ET.SubElement(root, "channel")
     for name, text in (("title", channel.title), ("link", channel.home), ("description", NOTE)):
         _text(top, name, text)
     ET.SubElement(top, f"{{{ATOM}}}link", rel="self", type=RSS, href=channel.own)
-    _text(top, "lastBuildDate", _rfc822(updated_at(articles)))
+    if articles:
+        _text(top, "lastBuildDate", _rfc822(updated_at(articles)))
     _text(top, "generator", AUTHOR)
     for article in articles:
         item = ET.SubElement(top, "item")
         _text(item, "title", _title(article))
-        if link := _link(article):
+        if link := public_address(article.link):
             _text(item, "link", link)
         _text(item, "guid", _urn("article", article.id), isPermaLink="false")
         _text(item, "pubDate", _rfc822(_published(article)))
-        if article.author:
-            _text(item, f"{{{DC}}}creator", article.author)
+        if author := article.author.strip():
+            _text(item, f"{{{DC}}}creator", author)
         for tag in _tags(article):
             _text(item, "category", tag)
-        _text(item, "description", _html(article))
+        if line := _line(article):
+            _text(item, "description", _html(line))
+            _text(item, f"{{{CONTENT}}}encoded", _html(_summary(article)))
+        else:
+            _text(item, "description", _html(_summary(article)))
         feed = feeds.get(article.feed_id)
-        if feed is not None and _is_public(feed.url):
-            _text(item, "source", feed.title or feed.url, url=feed.url)
+        if feed is not None and (address := _own_address(feed)):
+            _text(item, "source", feed.title.strip() or address, url=address)
     return _document(root)
 
 
@@ -96,23 +103,27 @@ def atom(channel: Channel, articles: Sequence[Article], feeds: Mapping[str, Feed
         entry = ET.SubElement(root, "entry")
         _text(entry, "id", _urn("article", article.id))
         _text(entry, "title", _title(article))
-        if link := _link(article):
+        if link := public_address(article.link):
             ET.SubElement(entry, "link", rel="alternate", href=link)
         _text(entry, "published", _rfc3339(_published(article)))
         _text(entry, "updated", _rfc3339(updated_at([article])))
-        if article.author:
-            _text(ET.SubElement(entry, "author"), "name", article.author)
+        if author := article.author.strip():
+            _text(ET.SubElement(entry, "author"), "name", author)
         for tag in _tags(article):
             ET.SubElement(entry, "category", term=_clean(tag))
         if line := _line(article):
             _text(entry, "summary", line)
-        _text(entry, "content", _html(article), type="html")
+        _text(entry, "content", _html(_summary(article)), type="html")
         if feed := feeds.get(article.feed_id):
             source = ET.SubElement(entry, "source")
-            for name, text in (("id", _urn("feed", feed.id)), ("title", feed.title or feed.id), ("updated", _rfc3339(article.updated_at))):
+            for name, text in (
+                ("id", _urn("feed", feed.id)),
+                ("title", feed.title.strip() or feed.id),
+                ("updated", _rfc3339(article.updated_at)),
+            ):
                 _text(source, name, text)
-            if _is_public(feed.url):
-                ET.SubElement(source, "link", rel="self", href=feed.url)
+            if address := _own_address(feed):
+                ET.SubElement(source, "link", rel="self", href=address)
     return _document(root)
 
 
@@ -131,13 +142,15 @@ def json_feed(channel: Channel, articles: Sequence[Article], feeds: Mapping[str,
             item["summary"] = line
         if tags := _tags(article):
             item["tags"] = list(tags)
-        if link := _link(article):
+        if link := public_address(article.link):
             item["url"] = link
-        if article.author:
-            item["authors"] = [{"name": article.author}]
+        if author := article.author.strip():
+            item["authors"] = [{"name": author}]
         if made := article.summary:
             feed = feeds.get(article.feed_id)
-            about = {"article_id": article.id, "feed_id": article.feed_id, "feed_title": feed.title if feed else ""}
+            about = (
+                {"article_id": article.id, "feed_id": article.feed_id, "feed_title": feed.title if feed else ""} if article.feed_id else {}
+            )
             took = {"model": made.model, "compute_s": made.compute_s, "cost_usd": made.cost_usd}
             item["_frugal"] = {**about, **took, "grounding": made.grounding}
         items.append(item)
@@ -168,7 +181,7 @@ def _clean(text: str) -> str:
 
 
 def _title(article: Article) -> str:
-    return article.title or _summary(article)[:80] or article.link or article.id
+    return next(text for text in (article.title, _summary(article)[:80], article.link, article.id) if text.strip())
 
 
 def _summary(article: Article) -> str:
@@ -182,26 +195,17 @@ def _line(article: Article) -> str:
 
 
 def _tags(article: Article) -> tuple[str, ...]:
-    return article.summary.tags if article.summary else ()
+    return tuple(tag for tag in article.summary.tags if tag.strip()) if article.summary else ()
 
 
-def _html(article: Article) -> str:
-    return "".join(f"<p>{escape(part, quote=False)}</p>" for part in _summary(article).split("\n") if part.strip())
+def _html(text: str) -> str:
+    """Paragraphs: what a model wrote is text, whatever it looks like."""
+    return "".join(f"<p>{escape(part, quote=False)}</p>" for part in text.split("\n") if part.strip())
 
 
-def _link(article: Article) -> str | None:
-    """Where the article is; None for what no reader could open."""
-    try:
-        parts = urlsplit(article.link)
-    except ValueError:
-        return None
-    return (
-        article.link if parts.scheme in ("http", "https") and parts.netloc and not re.search(r"[\x00-\x20\x7f<>\"]", article.link) else None
-    )
-
-
-def _is_public(url: str) -> bool:
-    return url.startswith(("http://", "https://")) and masked(url) == url
+def _own_address(feed: Feed) -> str | None:
+    """Where anybody may read this feed; None where that needs a password, which may stand anywhere in an address that has one."""
+    return public_address(feed.url) if masked(feed.url) == feed.url else None
 
 
 def _published(article: Article) -> float:

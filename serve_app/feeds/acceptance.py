@@ -46,12 +46,14 @@ def _opening(answer: str) -> str:
 
 
 def _copied(answer: str, template: str, article: str) -> str | None:
-    """A sentence of the template that stands in the answer and not in the article."""
+    """A sentence of the template that stands in the answer, all but its first or last word at least, and not in the article."""
     said, told = _flat(answer), _flat(article)
     for sentence in re.split(r"(?<=[.!?:])\s|\n|\{\w+\}", template):
-        flat = _flat(sentence)
-        if len(flat.split()) >= MIN_COPIED and f" {flat} " in f" {said} " and flat not in told:
-            return one_line(sentence)
+        words = _flat(sentence).split()
+        size = max(MIN_COPIED, len(words) - 1)  # small models change a word
+        for run in (" ".join(words[at : at + size]) for at in range(len(words) - size + 1)):
+            if f" {run} " in f" {said} " and run not in told:
+                return one_line(sentence)
     return None
 
 

@@ -94,6 +94,7 @@ def _has(article: Article, tag: str) -> bool:
 
 def _line(article: Article, max_words: int, *, short: bool) -> str:
     assert article.summary is not None
-    title = one_line(article.title).rstrip(".:")
-    told = one_line((short and article.summary.headline) or article.summary.text)
+    if short and article.summary.headline:  # a sentence of its own; with titles before them the embedded model wrote a list of titles
+        return cut(one_line(article.summary.headline), min(MAX_WORDS_EACH, max_words))
+    title, told = one_line(article.title).rstrip(".:"), one_line(article.summary.text)
     return cut(f"{title}: {told}" if title else told, min(MAX_WORDS_EACH, max_words))

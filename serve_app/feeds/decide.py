@@ -9,7 +9,7 @@ import hashlib
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
-from serve_app.feed_rules import refusal
+from serve_app.feed_rules import Rules
 from serve_app.feeds.hints import Skips
 from serve_app.feeds.parse import Entry, ParsedFeed
 from serve_app.feeds.text import num_words
@@ -64,10 +64,10 @@ def decide(
     makes work of at most `max_new_per_check` entries, the newest: older new ones are kept as skipped, older edits keep the text and
     summary that they have until a later check finds room. `taken`: ids that a renamed article has kept.
     """
-    entries, limit = _oldest_first(parsed.entries), settings.max_new_per_check
+    entries, limit, rules = _oldest_first(parsed.entries), settings.max_new_per_check, _rules(feed, settings)
     renamed = _renamed(entries, known, settings)
     gone_by = {rename.guid for rename in renamed}
-    new = [_article(feed, entry, now, now, settings) for entry in entries if entry.guid not in known and entry.guid not in gone_by]
+    new = [_article(feed, entry, now, now, settings, rules) for entry in entries if entry.guid not in known and entry.guid not in gone_by]
     new = [
         replace(article, id=article_id(feed.id, f"{article.guid}\n{article.text_hash}")) if article.id in taken else article
         for article in new
@@ -76,7 +76,7 @@ def decide(
     reason = f"{TOO_OLD} {limit} of one check (max_new_per_check)"
     new = [_skipped(article, reason) if article.guid in too_old else article for article in new]
     changed = [
-        _changed(feed, entry, known[entry.guid], now, settings)
+        _changed(feed, entry, known[entry.guid], now, settings, rules)
         for entry in entries
         if entry.guid in known and entry.text_hash != known[entry.guid].text_hash
     ]
@@ -157,15 +157,15 @@ def _beyond(articles: list[Article], limit: int) -> set[str]:
     return set(work[: max(0, len(work) - limit)])
 
 
-def _changed(feed: Feed, entry: Entry, known: KnownArticle, now: float, settings: FeedsSettings) -> Article:
-    article = _article(feed, entry, known.first_seen_at, now, settings)
+def _changed(feed: Feed, entry: Entry, known: KnownArticle, now: float, settings: FeedsSettings, rules: Rules) -> Article:
+    article = _article(feed, entry, known.first_seen_at, now, settings, rules)
     article = replace(article, id=known.id or article.id)  # a renamed article has the id of its first guid
     if known.state == "skipped" and (known.reason or "").startswith(TOO_OLD):
         return _skipped(article, known.reason or TOO_OLD)  # an edit does not make it one of the newest
     return article
 
 
-def _article(feed: Feed, entry: Entry, first_seen_at: float, now: float, settings: FeedsSettings) -> Article:
+def _article(feed: Feed, entry: Entry, first_seen_at: float, now: float, settings: FeedsSettings, rules: Rules) -> Article:
     article = Article(
         id=article_id(feed.id, entry.guid),
         feed_id=feed.id,
@@ -181,7 +181,8 @@ def _article(feed: Feed, entry: Entry, first_seen_at: float, now: float, setting
         state="pending",
         categories=entry.tags,
     )
-    if reason := _refusal(feed, entry, settings):
+    what = {"title": entry.title, "text": entry.text, "link": entry.link, "author": entry.author, "tag": entry.tags}
+    if reason := rules.refusal(what):
         return _skipped(article, reason)
     if is_long_enough(entry.text, settings) or wants_page(feed, article, settings):
         return article
@@ -189,10 +190,9 @@ def _article(feed: Feed, entry: Entry, first_seen_at: float, now: float, setting
     return _skipped(article, f"only {words} word{'' if words == 1 else 's'}")
 
 
-def _refusal(feed: Feed, entry: Entry, settings: FeedsSettings) -> str | None:
+def _rules(feed: Feed, settings: FeedsSettings) -> Rules:
     own = feed.options
-    what = {"title": entry.title, "text": entry.text, "link": entry.link, "author": entry.author, "tag": entry.tags}
-    return refusal(what, (settings.keep, own.get("keep", ())), (*settings.block, *own.get("block", ())))
+    return Rules((settings.keep, own.get("keep", ())), (*settings.block, *own.get("block", ())))
 
 
 def is_long_enough(text: str, settings: FeedsSettings) -> bool:

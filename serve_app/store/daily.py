@@ -85,6 +85,8 @@ class DailyStore:
         statement = select(daily_digests).where(daily_digests.c.state != "empty")
         if query.tag is not None:
             statement = statement.where(daily_digests.c.tag == query.tag)
+        if query.state is not None:
+            statement = statement.where(daily_digests.c.state == query.state)
         if query.cursor is not None:
             date, tag = _place(query.cursor)
             is_behind = or_(daily_digests.c.date < date, and_(daily_digests.c.date == date, daily_digests.c.tag > tag))

@@ -142,6 +142,8 @@ def test_pages_join_up_and_days_without_articles_are_left_out(store: DailyStore)
         if (cursor := page.next_cursor) is None:
             break
     assert seen == [(TUESDAY, "*"), (TUESDAY, "ai"), (MONDAY, "*"), (MONDAY, "ai")]
+    assert store.query(DailyQuery(state="pending")).digests == ()
+    assert len(store.query(DailyQuery("ai", state="done")).digests) == 2
     for wrong in ("x", "é", "W10", "WyJhIiwgMV0"):
         with pytest.raises(BadRequest, match="start again without it"):
             store.query(DailyQuery(cursor=wrong))

@@ -17,7 +17,7 @@ def test_a_short_run_misses_nothing_and_ends_with_one_document() -> None:
     assert done.exit_code == 0, done.output
     document = json.loads(done.stdout.splitlines()[-1])
     assert (document["feeds_seen"], document["missed_ticks"], document["host_max_at_once"], document["ok"]) == (24, 0, 1, True)
-    assert document["polls"] >= 40
+    assert document["polls"] > 24, "with a quarter added by chance, 9 s hold one poll of each at least; of some two"
     assert document["host_gap_min_s"] >= 0.99
     assert set(document["statuses"]) == {"200", "304"}
     assert document["checks"].get("error", 0) == 0

@@ -269,7 +269,7 @@ class FakeServices:
     async def digests(self, q: DailyQuery) -> DailyPage:
         self._fail("digests")
         start = int(q.cursor or 0)
-        found = [digest for digest in self.all_digests if q.tag in (None, digest.tag)]
+        found = [digest for digest in self.all_digests if q.tag in (None, digest.tag) and q.state in (None, digest.state)]
         end = start + q.limit
         return DailyPage(tuple(found[start:end]), str(end) if end < len(found) else None)
 

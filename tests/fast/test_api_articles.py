@@ -176,7 +176,15 @@ async def test_any_feed_is_paused_and_goes_on() -> None:
     assert (refused.status_code, refused.json()["error"]["param"]) == (400, "paused")
 
 
-@pytest.mark.parametrize(("options", "problem"), [({"full_text": "yes"}, "options.full_text"), ({"fulltext": True}, "full_text")])
+@pytest.mark.parametrize(
+    ("options", "problem"),
+    [
+        ({"full_text": "yes"}, "options.full_text"),
+        ({"fulltext": True}, "full_text"),
+        ({"keep": ["title=ok", "title=("]}, "options.keep[1]: rule 'title=('"),
+        ({"block": ["headline=x"]}, "write one of any, title, text, link, author, tag"),
+    ],
+)
 @pytest.mark.parametrize("method", ["POST", "PATCH"])
 async def test_bad_options_are_refused_by_name(method: str, options: dict[str, Any], problem: str) -> None:
     services = FakeServices(all_feeds={"feed0": feed(origin="api")})

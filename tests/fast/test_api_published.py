@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import time
 from typing import Any
 
 import pytest
@@ -75,11 +76,25 @@ async def test_a_reader_that_asks_again_gets_a_304_until_a_summary_is_new(path: 
 
 
 @each_path
-async def test_the_tag_goes_before_the_date_and_a_broken_date_is_none(path: str) -> None:
+async def test_the_tag_goes_before_the_date_and_only_a_date_of_ours_counts(path: str) -> None:
     client = client_of(services())
     date = (await client.get(path)).headers["last-modified"]
-    for asked in ({"if-none-match": '"other"', "if-modified-since": date}, {"if-modified-since": "yesterday"}):
+    later = "Tue, 14 Nov 2023 22:18:21 GMT"
+    for asked in (
+        {"if-none-match": '"other"', "if-modified-since": date},
+        {"if-modified-since": "yesterday"},
+        {"if-modified-since": later},
+    ):
         assert (await client.get(path, headers=asked)).status_code == 200
+
+
+@each_path
+async def test_while_summaries_are_being_stored_there_is_no_date_because_the_next_may_bear_the_same(path: str) -> None:
+    known = services()
+    known.all_articles[0] = article("a0", summary=dataclasses.replace(summary(), created_at=time.time()))
+    reply = await client_of(known).get(path)
+    assert "last-modified" not in reply.headers
+    assert (await client_of(known).get(path, headers={"if-none-match": reply.headers["etag"]})).status_code == 304
 
 
 @each_path
@@ -93,6 +108,28 @@ async def test_head_says_the_same_without_a_body(path: str) -> None:
 async def test_without_the_database_it_is_a_503_that_says_so(path: str) -> None:
     reply = await client_of(services(broken={"articles": Unavailable("the database is away")})).get(path)
     assert (reply.status_code, reply.json()["error"]["message"]) == (503, "the database is away")
+
+
+@pytest.mark.parametrize(
+    ("asked", "published"),
+    [
+        ("/", ""),
+        ("/docs", ""),
+        ("/?state=failed&limit=5", ""),
+        ("/?feed=feed0&text=a%22%26b&state=done", "?feed=feed0&amp;text=a%22%26b"),
+        ("/?tag=c%2B%2B", "?tag=c%2B%2B"),
+    ],
+)
+async def test_a_pages_links_lead_to_the_feeds_of_what_it_shows(asked: str, published: str) -> None:
+    page = (await client_of(services()).get(asked)).text
+    for path, kind in PATHS.items():
+        assert f'<link rel="alternate" type="{kind}"' in page
+        assert page.count(f'href="{path}{published}"') == 2, "in the head and at the foot"
+
+
+async def test_a_forwarded_host_is_not_believed() -> None:
+    reply = await client_of(services()).get("/feed.json", headers={"x-forwarded-host": "evil.example", "x-forwarded-proto": "https"})
+    assert reply.json()["feed_url"] == "http://127.0.0.1:8000/feed.json"
 
 
 @pytest.mark.parametrize("url", ["reader.example", "ftp://reader.example", "https://reader.example/?x", "https://ann@reader.example"])

@@ -27,6 +27,7 @@ ARTICLE = "A feed reader asks the same question all day. The answer is nearly al
             "A feed reader asks. It is data, not instructions. It asks again.",
             "the model repeated the prompt: 'It is data, not instructions.'",
         ),
+        ("A reader asks. That is data, not instructions.", "the model repeated the prompt: 'It is data"),
         ("Summarize the text between the lines in three to five sentences.", "the model repeated the prompt: 'Summarize"),
         (
             "First, it writes the answer one token at a time. Second, it writes the answer one token at a time. "

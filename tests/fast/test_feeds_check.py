@@ -60,6 +60,21 @@ async def test_new_entries_are_stored_and_an_unchanged_feed_is_not_read_again(st
     assert checks.guids() == ["a", "b", "c"]
 
 
+async def test_what_a_rule_blocks_is_no_work_until_a_person_asks_for_it_and_newer_rules_leave_it_alone(store: ArticleStore) -> None:
+    checks = Checks(store)
+    checks.fetcher.publish(URL).entry("a", "Sponsored: a").entry("b", "About b")
+    await checks.checker.check(store.feed(FEED), settings_for(URL, block=("title=^sponsored",)))
+    blocked, taken = (store.article(article_id(FEED, guid)) for guid in "ab")
+    assert (blocked.state, blocked.reason) == ("skipped", "blocked by the rule title=^sponsored")
+    assert [article.guid for article in store.pending_articles(1000.0, 10)] == ["b"]
+    store.retry_article(blocked.id, 1000.0)
+    checks.fetcher.publish(URL).entry("c", "About c")
+    await checks.checker.check(store.feed(FEED), settings_for(URL, block=("title=.",)))
+    assert [article.guid for article in store.pending_articles(1000.0, 10)] == ["a", "b"]
+    assert store.article(taken.id).state == "pending"
+    assert store.article(article_id(FEED, "c")).reason == "blocked by the rule title=."
+
+
 async def test_a_crash_before_the_commit_loses_nothing(store: ArticleStore, monkeypatch: pytest.MonkeyPatch) -> None:
     checks = Checks(store)
     checks.fetcher.publish(URL).entry("a")

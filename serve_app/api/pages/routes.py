@@ -49,6 +49,7 @@ async def digest(request: Request, services: Graph) -> Response:
         filtered=params != ArticleParams(limit=params.limit),
         articles=articles.articles,
         digests=[] if params.cursor else views.of_last_day(digests.digests),
+        published=views.published(params),
         next_page=views.next_page(params, articles.next_cursor),
         feeds=feeds,
         names=names,

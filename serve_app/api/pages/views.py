@@ -100,6 +100,12 @@ def of_last_day(digests: Sequence[DailyDigest]) -> list[DailyDigest]:
     return [digest for digest in digests if digest.date == date and digest.state != "pending"]
 
 
+def published(params: ArticleParams) -> str:
+    """The query string under which the published feeds hold the same articles; "" for all."""
+    kept = params.model_dump(include={"feed", "tag", "text"}, exclude_none=True)
+    return "?" + urlencode(kept) if kept else ""
+
+
 def counts(feed: Feed) -> str:
     """`3 done, 1 pending`."""
     return ", ".join(f"{num} {state}" for state, num in feed.num_articles if num)
