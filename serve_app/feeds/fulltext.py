@@ -12,6 +12,7 @@ import logging
 from collections.abc import Awaitable, Callable, Collection, Coroutine
 from typing import Any, Protocol
 
+from serve_app import faults
 from serve_app.errors import DatabaseUnavailable, FetchError
 from serve_app.feeds.decide import is_long_enough
 from serve_app.feeds.fetch import Fetched, MayRead
@@ -104,8 +105,10 @@ class PageReader:
             return
         wait_s = min(RETRY_S * 2.0 ** (attempts - 1), MAX_RETRY_S)
         await asyncio.to_thread(self._store.mark, self._holder, article.id, attempts, self._now() + wait_s)
+        faults.at("page marked")
         try:
             page, why = await self._page(article, wanted.feed_url)
+            faults.at("page read")
         except FetchError as error:
             self._hold(error)
             if attempts < MAX_ATTEMPTS and _may_pass(error):
@@ -123,6 +126,7 @@ class PageReader:
             log.exception("article %s: its page could not be read", article.id)
             page, why = "", f"internal error ({type(error).__name__}) with its page; the log has the cause"
         await asyncio.to_thread(self._decide, article, page, why or choose(article, page), settings)
+        faults.at("page stored")
 
     async def _page(self, article: Article, feed_url: str) -> tuple[str, str | None]:
         async def may(url: str) -> None:
