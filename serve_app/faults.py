@@ -23,6 +23,10 @@ FaultPoint = Literal[
     "check written",  # in its transaction, which is not committed
     "check stored",
     "failure stored",
+    "page marked",  # the next try is stored, and nothing is asked for yet
+    "page read",
+    "page written",  # in its transaction, which is not committed
+    "page stored",
     "article taken up",
     "answer begun",  # the model is at work
     "answer made",  # whole, and nowhere stored

@@ -12,6 +12,7 @@ import logging
 from collections.abc import Awaitable, Callable, Collection, Coroutine
 from typing import Any, Protocol
 
+from serve_app import faults
 from serve_app.errors import DatabaseUnavailable, FetchError
 from serve_app.feeds.decide import is_long_enough
 from serve_app.feeds.fetch import Fetched, MayRead
@@ -37,8 +38,8 @@ NOT_WANTED = "full_text was switched off before its page was read"
 Extract = Callable[[bytes, str, str | None], Awaitable[str]]
 
 
-class NoPage(FetchError):
-    """There is none for us, and another try would end the same."""
+class Disallowed(Exception):
+    """An address on the way to a page that robots.txt does not let us read."""
 
     code = "no_page"
 
@@ -106,8 +107,10 @@ class PageReader:
             return
         wait_s = min(RETRY_S * 2.0 ** (attempts - 1), MAX_RETRY_S)
         await asyncio.to_thread(self._store.mark, self._holder, article.id, attempts, self._now() + wait_s)
+        faults.at("page marked")
         try:
             page, why = await self._page(article, wanted.feed_url)
+            faults.at("page read")
         except FetchError as error:
             self._hold(error)
             if attempts < MAX_ATTEMPTS and _may_pass(error):
@@ -125,13 +128,17 @@ class PageReader:
             log.exception("article %s: its page could not be read", article.id)
             page, why = "", f"internal error ({type(error).__name__}) with its page; the log has the cause"
         await asyncio.to_thread(self._decide, article, page, why or choose(article, page), settings)
+        faults.at("page stored")
 
     async def _page(self, article: Article, feed_url: str) -> tuple[str, str | None]:
         async def may(url: str) -> None:
             if not await self._robots.allow(url, feed_url):
-                raise NoPage("its site's robots.txt does not allow us to read its page")
+                raise Disallowed
 
-        reply = await self._fetcher.page(article.link, feed_url, may, HTML)
+        try:
+            reply = await self._fetcher.page(article.link, feed_url, may, HTML)
+        except Disallowed:
+            return "", "its site's robots.txt does not allow us to read its page"
         try:
             return await self._extract(reply.body, reply.url, reply.content_type), None
         except FetchError as error:  # another time it would be no better
@@ -154,6 +161,4 @@ class PageReader:
 
 def _may_pass(error: FetchError) -> bool:
     status = error.http_status
-    if isinstance(error, NoPage):
-        return False
     return status is None or status >= 500 or status in PASSING

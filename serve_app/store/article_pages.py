@@ -13,6 +13,7 @@ from typing import Any
 
 from sqlalchemy import Connection, delete, select, update
 
+from serve_app import faults
 from serve_app.messages_feeds import Article, TextSource
 from serve_app.store import leases
 from serve_app.store.article_rows import article_of, select_articles
@@ -95,6 +96,7 @@ class PageStore:
             connection.execute(update(pages).where(pages.c.article_id == article.id).values(state=source, text=text, note=why))
             if skip is not None:
                 connection.execute(update(articles).where(is_same, articles.c.state == "pending").values(state="skipped", reason=skip))
+            faults.at("page written")
             return True
 
     def _write(self, holder: str, article_id: str, **values: Any) -> None:

@@ -20,6 +20,7 @@ from typing import Any
 
 from serve_app.cache.shard import AnswerShard
 from serve_app.errors import GenerationFailed, Overloaded
+from serve_app.feeds import fulltext
 from serve_app.feeds.service import FeedsService
 from serve_app.messages import Chunk, Failed, Finish, Generate, Item, Usage
 from serve_app.settings import AppSettings, ModelSettings
@@ -36,7 +37,8 @@ def user_config(feeds: list[str]) -> dict[str, Any]:
     times = {"poll_interval_s": 1, "min_interval_s": 1, "max_interval_s": 4, "retry_base_s": 0.05, "lease_s": LEASE_S}
     times |= {"connect_timeout_s": TIMEOUT_S, "total_timeout_s": TIMEOUT_S}
     return {
-        "feeds": [{"url": url} for url in feeds],
+        "feeds": [{"url": url, "full_text": True} for url in feeds],
+        "full_text_max_words": 10,
         "allow_private_hosts": ["127.0.0.1", "localhost"],
         "min_words": 3,
         "max_in_flight": 2,
@@ -80,6 +82,7 @@ class LoggingModel:
 
 
 async def main(folder: str, database: str, feeds: list[str], num_articles: int) -> None:
+    fulltext.RETRY_S = 2 * TIMEOUT_S  # as soon as a check that was killed
     app = AppSettings(data_dir=folder, database_url=database, model=ModelSettings(id="tiny"))
 
     async def fingerprint() -> str:

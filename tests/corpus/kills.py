@@ -26,19 +26,21 @@ from serve_app.store.database import Database
 from serve_app.store.schema import answers, results
 from tests.corpus.kill_child import BUSY, STUBBORN, TIMEOUT_S, digest
 from tests.fast.fakes_feeds import FakeFeed
+from tests.fast.fakes_pages import web_page
 
 MAX_IN_FLIGHT = 2
 LIFE_S = 60.0  # a whole life takes some 3 s; on a machine that does much else, longer
 
 
 class Site:
-    """`/good` has three entries; `/late` two, and trouble when it is asked for the first time. `asked` keeps who came when."""
+    """`/good` has three entries; `/late` two, one of them with its text on its page, and trouble when it is asked for the first time.
+    `asked` keeps who came when."""
 
     def __init__(self) -> None:
         self.asked: list[tuple[str, float]] = []
         self._feeds = {
             "/good": FakeFeed().entry("1").entry("2").entry("3", STUBBORN),
-            "/late": FakeFeed().entry("4").entry("5", BUSY),
+            "/late": FakeFeed().entry("4", text="Read more of it.").entry("5", BUSY),
         }
 
     async def __aenter__(self) -> Site:
@@ -50,6 +52,7 @@ class Site:
         port = int(self._runner.addresses[0][1])
         # Two host names, so that neither feed waits for the other's turn.
         self.urls = {f"http://127.0.0.1:{port}/good": "/good", f"http://localhost:{port}/late": "/late"}
+        self._feeds["/late"].links = f"http://localhost:{port}/page-"
         self.num_entries = sum(len(feed.items) for feed in self._feeds.values())
         return self
 
@@ -61,6 +64,10 @@ class Site:
         self.asked.append((request.path, time.time()))
         if request.path == "/late" and is_first:
             return web.Response(status=503)
+        if request.path == "/page-4":
+            return web.Response(body=web_page(), content_type="text/html")
+        if request.path not in self._feeds:
+            return web.Response(status=404)
         return web.Response(body=self._feeds[request.path].body(), content_type="application/rss+xml")
 
 
@@ -112,6 +119,9 @@ class World:
         found = list(self._problems)
         if sorted(article.guid for article in articles) != ["1", "2", "3", "4", "5"]:
             found.append(f"articles: {sorted(article.guid for article in articles)}")
+        found += [
+            f"the text of {article.guid} is the feed's" for article in articles if article.guid == "4" and article.text_source == "feed"
+        ]
         found += [f"{article.title} is {article.state}" for article in articles if article.state != "done"]
         found += [
             f"{article.title} has the answer to another question"

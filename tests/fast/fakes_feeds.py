@@ -41,9 +41,10 @@ class Clock:
 
 @dataclass
 class FakeFeed:
-    """An RSS feed that grows and changes."""
+    """An RSS feed that grows and changes; an entry's link is `links` and its guid."""
 
     title: str = "A feed"
+    links: str = "https://feed.test/"
     items: dict[str, tuple[str, str]] = field(default_factory=dict)
 
     def entry(self, guid: str, title: str = "", text: str = LONG) -> FakeFeed:
@@ -54,7 +55,7 @@ class FakeFeed:
     def body(self) -> bytes:
         """The document, newest first."""
         items = "".join(
-            f"<item><guid>{html.escape(guid)}</guid><link>https://feed.test/{html.escape(guid)}</link><title>{html.escape(title)}</title>"
+            f"<item><guid>{html.escape(guid)}</guid><link>{self.links}{html.escape(guid)}</link><title>{html.escape(title)}</title>"
             f"<pubDate>Mon, 01 Jan 2024 {number:02}:00:00 GMT</pubDate><description>{html.escape(text)}</description></item>"
             for number, (guid, (title, text)) in reversed(list(enumerate(self.items.items())))
         )
