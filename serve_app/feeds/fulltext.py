@@ -41,8 +41,6 @@ Extract = Callable[[bytes, str, str | None], Awaitable[str]]
 class Disallowed(Exception):
     """An address on the way to a page that robots.txt does not let us read."""
 
-    code = "no_page"
-
 
 class FetchPage(Protocol):
     """What is needed of a Fetcher."""
