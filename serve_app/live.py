@@ -57,6 +57,7 @@ class Live(Generic[S]):
         with contextlib.suppress(OSError):  # a full disk must not cost a replica: the settings are in force all the same
             self._kept.parent.mkdir(parents=True, exist_ok=True)
             draft = self._kept.with_suffix(f".{os.getpid()}")
+            draft.touch(mode=0o600)  # a webhook's secret may be in it
             draft.write_text(json.dumps({"session": self._session, "settings": dict(data or {})}))
             draft.replace(self._kept)
 

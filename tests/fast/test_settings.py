@@ -237,6 +237,11 @@ def test_a_replica_that_starts_while_a_wrong_change_stands_keeps_the_last_good_s
     assert [path.name for path in kept.parent.iterdir()] == [kept.name]
 
 
+def test_the_memory_is_its_owners_alone_because_secrets_may_be_in_it(kept: pathlib.Path) -> None:
+    assert Live(ModelTuning, "Model.user_config", kept, "this run").update({})
+    assert kept.stat().st_mode & 0o777 == 0o600
+
+
 def test_another_run_of_the_program_does_not_take_a_wrong_start_for_a_wrong_change(kept: pathlib.Path) -> None:
     with pytest.raises(ConfigError, match="ttl_s"):
         Live(CacheSettings, "AnswerCache.user_config", kept, "tomorrow").update({"ttl_s": -1})
