@@ -20,8 +20,9 @@ MAX_TAGS, MAX_TAG = 5, 40
 MAX_MISSING = 5  # names and numbers that are shown as not found
 SENTENCE_END = re.compile(r"[.!?…。！？][\"'”’»)\]]*(?=\s|$)|[。！？\n]")
 PART = re.compile(r"^[\s*#>-]*(headline|title|summary|tags|topics)\s*\**\s*:\s*\**", re.IGNORECASE | re.MULTILINE)
-NUMBER = re.compile(r"(?<![\w.,])\d+(?:[.,]\d+)*(?!\w)")
-WORD = re.compile(r"(?<!\w)[^\W\d_][\w'’-]*|\d[\w.,]*|[,;:()/\"“”«»|?!…]")  # the last ones end a name
+NUMBER = re.compile(r"(?<![\w.,])\d+(?:[.,]\d+)*(?!\w|[.,]\d)")
+WORD = re.compile(r"(?<!\w)[^\W\d_][\w'’-]*(?:\.\d[\w'’-]*)*|\d[\w.,]*|[^\w\s'’-]|_")  # the last two end a name
+THOUSANDS = re.compile(r"(?<![\w.,])\d{1,3}(?:,\d{3})+(?![\w,]|\.\d)")
 SMALL = frozenset(("de", "del", "der", "des", "di", "du", "la", "le", "of", "the", "van", "von"))  # inside a name
 ELLIPSIS = "\N{HORIZONTAL ELLIPSIS}"
 
@@ -141,11 +142,11 @@ def _names(text: str) -> Iterable[str]:
 
 
 def _number(text: str) -> str:
-    return text.replace(",", "")
+    return THOUSANDS.sub(lambda found: found[0].replace(",", ""), text)
 
 
 def _flat(text: str) -> str:
     """Lower case, no commas inside numbers, no points but there, no possessives, single spaces."""
-    text = re.sub(r"(?<=\d),(?=\d)", "", text.lower().replace("’", "'"))
+    text = _number(text.lower().replace("’", "'"))
     text = re.sub(r"(?<=\w)'s\b|\.(?!\d)|(?<!\d)\.", " ", text)
     return " ".join(re.findall(r"\w[\w.'-]*", text))
