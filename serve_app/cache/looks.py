@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import contextvars
 import logging
+from collections import Counter
 from typing import Protocol
 
 from serve_app.metrics import Metrics
@@ -31,9 +32,23 @@ class Looks:
         self._store = store
         self._metrics = metrics
         self._running: dict[str, asyncio.Task[StoredAnswer | None]] = {}
+        self._callers: Counter[str] = Counter()
+        self._put_since: set[str] = set()  # of the keys that somebody waits for
 
     async def get(self, key: str) -> StoredAnswer | None:
         """What is stored under the key, whatever its age."""
+        self._callers[key] += 1
+        try:
+            held = await self._look(key)
+            # Of two who looked together, the first may have found nothing, generated and stored before the second had its turn.
+            return await self._look(key) if held is None and key in self._put_since else held
+        finally:
+            self._callers[key] -= 1
+            if not self._callers[key]:
+                del self._callers[key]
+                self._put_since.discard(key)
+
+    async def _look(self, key: str) -> StoredAnswer | None:
         look = self._running.get(key)
         if look is None:
             # A fresh context: Serve cancels what a request started when its caller leaves, and this look may have other callers.
@@ -49,6 +64,8 @@ class Looks:
             log.exception("cannot store an answer; it is sent all the same")
             self._metrics.inc("frugal_cache_errors_total", operation="put")
             return False
+        if answer.key in self._callers:
+            self._put_since.add(answer.key)
         self._running.pop(answer.key, None)  # what is being read there is older; those who wait for it still get it
         return True
 
