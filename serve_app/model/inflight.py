@@ -121,7 +121,7 @@ class SlotsEngine(ThreadedEngine):
                 if row.stream.cancelled:
                     self._scheduler.cancel(sequence.number)
             decoding = [sequence for sequence in self._scheduler.running if sequence.state == "decode"]
-            limits = self._scheduler.tuning = self._pace.limits(self._tuning, len(decoding), _is_interactive(decoding))
+            limits = self._scheduler.tuning = self._pace.limits(self._tuning, len(decoding), _is_interactive(decoding), len(self._rows))
             step, departed = self._scheduler.plan(self._clock())
             rows = [self._rows.pop(sequence) for sequence, _ in departed]
             self._books.waiting(self._num_waiting)

@@ -18,6 +18,7 @@ from serve_app.model.steps import Limits, Step
 from serve_app.settings import ModelTuning
 
 MAX_CHUNK, MIN_CHUNK = 512, 32  # prompt tokens; more are no quicker per token, fewer cost more steps than they spare anybody
+MAX_GUESSING_ROWS = 16  # or waiting for a row: beyond, a guess costs the others more than it spares its own (docs/performance.md)
 SLOWDOWN = 3.0
 BACK_OFF = 0.9
 WINDOW = 8  # steps between two changes of the number of live rows
@@ -56,15 +57,16 @@ class Pace:
         """Rows that may run at once now."""
         return int(min(self._live, tuning.max_batch_size)) if tuning.target_itl_ms else tuning.max_batch_size
 
-    def limits(self, tuning: ModelTuning, num_rows: int, interactive: bool) -> Limits:
-        """For the next step beside so many decoding rows; `interactive`: somebody is waiting for the next token of one of them."""
+    def limits(self, tuning: ModelTuning, num_rows: int, interactive: bool, num_wanted: int = 0) -> Limits:
+        """For the next step beside so many decoding rows; `interactive`: somebody is waiting for the next token of one of them;
+        `num_wanted`: those that decode, come in or wait."""
         chunk = self._chunk(tuning, num_rows) if interactive else self._max_chunk
         return Limits(
             token_budget=chunk + tuning.max_batch_size,
             chunk_tokens=chunk,
             max_live=self.max_live(tuning),
             starvation_s=tuning.batch_starvation_s,
-            max_guesses=tuning.prompt_lookup_tokens,
+            max_guesses=tuning.prompt_lookup_tokens if max(num_rows, num_wanted) <= MAX_GUESSING_ROWS else 0,
             guess_price=self._costs.guess_price(max(num_rows, 1)),
         )
 

@@ -89,3 +89,9 @@ def test_without_a_target_the_setting_alone_counts() -> None:
     pace, tuning = Pace(COSTS), ModelTuning(max_batch_size=8, target_itl_ms=0.001)
     decode(pace, tuning, 1000, wanting=100)
     assert pace.max_live(ModelTuning(max_batch_size=8)) == 8
+
+
+@pytest.mark.parametrize(("num_rows", "num_guesses"), [(0, 6), (1, 6), (16, 6), (17, 0), (32, 0)])
+def test_beside_many_rows_nobody_guesses(num_rows: int, num_guesses: int) -> None:
+    assert Pace(COSTS).limits(ModelTuning(), num_rows, interactive=False).max_guesses == num_guesses
+    assert Pace(COSTS).limits(ModelTuning(), 1, False, num_rows).max_guesses == num_guesses, "nor where many wait"
