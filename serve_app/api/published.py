@@ -28,6 +28,11 @@ router = APIRouter()
 MAX_AGE_S = 60
 SETTLED_S = 60  # summaries are stored a little after the time they bear, and several in the same second
 Write = Callable[[syndicate.Channel, Sequence[Article], Mapping[str, Feed]], bytes]
+FORMATS: tuple[tuple[str, str, str, Write], ...] = (  # ending of the path, name, type, and what writes it
+    ("rss", "RSS 2.0", syndicate.RSS, syndicate.rss),
+    ("atom", "Atom 1.0", syndicate.ATOM_TYPE, syndicate.atom),
+    ("json", "JSON Feed 1.1", syndicate.JSON_TYPE, syndicate.json_feed),
+)
 NOT_MODIFIED: dict[str, Any] = {"description": "Nothing is new since `If-None-Match` or `If-Modified-Since`"}
 
 
@@ -50,22 +55,28 @@ def _add(path: str, kind: str, media_type: str, write: Write) -> None:
         channel, articles, feeds = await _content(query, request, path, services)
         return reply(request, write(channel, articles, feeds), media_type, syndicate.updated_at(articles))
 
+    add_route(router, path, published, media_type, kind, f"The digest as {kind}", {400: examples.BAD, 404: examples.MISSING})
+
+
+def add_route(
+    router: APIRouter, path: str, endpoint: Callable[..., Any], media_type: str, name: str, summary: str, errors: dict[int | str, Any]
+) -> None:
+    """A published document, for GET and for HEAD."""
     router.add_api_route(
         path,
-        published,
+        endpoint,
         methods=["GET"],
-        summary=f"The digest as {kind}",
+        summary=summary,
         tags=["Published feeds"],
         response_class=Response,
-        responses={200: {"content": {media_type: {}}}, 304: NOT_MODIFIED, 400: examples.BAD, 404: examples.MISSING},
-        name=kind,
+        responses={200: {"content": {media_type: {}}}, 304: NOT_MODIFIED, **errors},
+        name=name,
     )
-    router.add_api_route(path, published, methods=["HEAD"], include_in_schema=False)
+    router.add_api_route(path, endpoint, methods=["HEAD"], include_in_schema=False)
 
 
-_add("/feed.rss", "RSS 2.0", syndicate.RSS, syndicate.rss)
-_add("/feed.atom", "Atom 1.0", syndicate.ATOM_TYPE, syndicate.atom)
-_add("/feed.json", "JSON Feed 1.1", syndicate.JSON_TYPE, syndicate.json_feed)
+for _ending, _kind, _media_type, _write in FORMATS:
+    _add(f"/feed.{_ending}", _kind, _media_type, _write)
 
 
 async def _content(
@@ -80,9 +91,14 @@ async def _content(
         names.append(feeds[query.feed].title or query.feed)
     names += [value for name, value in query.filters() if name != "feed"]
     base = base_of(request, services)
-    own = {name: value for name, value in query.model_dump().items() if name in query.model_fields_set and value is not None}
-    channel = syndicate.Channel(" · ".join(names), address(base, "/", query.filters()), address(base, path, own), query.filters())
+    own = address(base, path, given(query))
+    channel = syndicate.Channel(" · ".join(names), address(base, "/", query.filters()), own, query.filters())
     return channel, page.articles, feeds
+
+
+def given(query: Query) -> dict[str, Any]:
+    """The parameters that a reader sent."""
+    return query.model_dump(include=query.model_fields_set, exclude_none=True)
 
 
 def base_of(request: Request, services: Services) -> str:

@@ -14,7 +14,7 @@ from pydantic import Field
 from serve_app.api import examples, syndicate
 from serve_app.api.dependencies import Graph
 from serve_app.api.fields import Query
-from serve_app.api.published import NOT_MODIFIED, Write, address, base_of, reply
+from serve_app.api.published import FORMATS, Write, add_route, address, base_of, given, reply
 from serve_app.messages_feeds import Article, DailyDigest, DailyQuery, Summary
 from serve_app.settings_daily import ALL
 
@@ -44,25 +44,15 @@ def _add(path: str, kind: str, media_type: str, write: Write) -> None:
         page = await services.digests(DailyQuery(query.tag, query.limit, state="done"))
         base = base_of(request, services)
         home = address(base, "/", ())
-        own = {name: value for name, value in query.model_dump().items() if name in query.model_fields_set and value is not None}
         names = ["Frugal Serve", "daily digest", *([query.tag] if query.tag else [])]
-        channel = syndicate.Channel(" · ".join(names), home, address(base, path, own), (("kind", "digest"), ("tag", query.tag or "")))
+        channel = syndicate.Channel(
+            " · ".join(names), home, address(base, path, given(query)), (("kind", "digest"), ("tag", query.tag or ""))
+        )
         articles = [as_article(digest, home) for digest in page.digests]
         return reply(request, write(channel, articles, {}), media_type, syndicate.updated_at(articles))
 
-    router.add_api_route(
-        path,
-        published,
-        methods=["GET"],
-        summary=f"The daily digests as {kind}",
-        tags=["Published feeds"],
-        response_class=Response,
-        responses={200: {"content": {media_type: {}}}, 304: NOT_MODIFIED, 400: examples.BAD},
-        name=f"daily {kind}",
-    )
-    router.add_api_route(path, published, methods=["HEAD"], include_in_schema=False)
+    add_route(router, path, published, media_type, f"daily {kind}", f"The daily digests as {kind}", {400: examples.BAD})
 
 
-_add("/digest.rss", "RSS 2.0", syndicate.RSS, syndicate.rss)
-_add("/digest.atom", "Atom 1.0", syndicate.ATOM_TYPE, syndicate.atom)
-_add("/digest.json", "JSON Feed 1.1", syndicate.JSON_TYPE, syndicate.json_feed)
+for _ending, _kind, _media_type, _write in FORMATS:
+    _add(f"/digest.{_ending}", _kind, _media_type, _write)

@@ -12,13 +12,13 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
+from serve_app.feeds.prompt import SENTENCE_END
 from serve_app.feeds.text import one_line
 from serve_app.messages_feeds import TagsFrom
 
 MAX_LINE = 140  # characters of the one line
 MAX_TAGS, MAX_TAG = 5, 40
 MAX_MISSING = 5  # names and numbers that are shown as not found
-SENTENCE_END = re.compile(r"[.!?…。！？][\"'”’»)\]]*(?=\s|$)|[。！？\n]")
 PART = re.compile(r"^[\s*#>-]*(headline|title|summary|tags|topics)\s*\**\s*:\s*\**", re.IGNORECASE | re.MULTILINE)
 NUMBER = re.compile(r"(?<![\w.,])\d+(?:[.,]\d+)*(?!\w|[.,]\d)")
 WORD = re.compile(r"(?<!\w)[^\W\d_][\w'’-]*(?:\.\d[\w'’-]*)*|\d[\w.,]*|[^\w\s'’-]|_")  # the last two end a name
