@@ -33,6 +33,8 @@ BROADCAST_TIMEOUT_S = 5
 STATUS_WAIT_S = 3.0
 CARD_WAIT_S = 10.0  # a request that comes while the weights load waits this long, then gets a 503
 
+_ASKED: set[asyncio.Task[list[Any]]] = set()  # the event loop holds its tasks by weak references only
+
 
 class ModelHandle:
     """The model as another deployment sees it."""
@@ -73,7 +75,7 @@ class ModelHandle:
 
     async def promote(self, request_id: str) -> None:
         """A person waits for this request now."""
-        await self._handle.broadcast("promote", request_id).results_async(timeout_s=BROADCAST_TIMEOUT_S)
+        await of_every_replica(self._handle, "promote", request_id)
 
     async def _describe(self) -> ModelCard:
         with translated("Model"):
@@ -125,7 +127,7 @@ class Calls:
             Unavailable: not all of them have heard it.
         """
         own = serve.get_deployment_handle("Ingress", serve.get_replica_context().app_name)
-        calls = [handle.broadcast("forget", selection).results_async(timeout_s=BROADCAST_TIMEOUT_S) for handle in (self._answers, own)]
+        calls = [of_every_replica(handle, "forget", selection) for handle in (self._answers, own)]
         try:
             return sum(len(replies) for replies in await asyncio.gather(*calls))
         except Exception as error:
@@ -159,6 +161,20 @@ async def whole_answer(answers: DeploymentHandle, ask: Ask) -> Answer:
             with contextlib.suppress(*LOST):
                 return await _answered(call.remote(ask))
         return await _answered(call.remote(ask))
+
+
+async def of_every_replica(handle: DeploymentHandle, method: str, *args: Any) -> list[Any]:
+    """What each replica of a deployment answers; the calls are made to the end, also where the one who asked has left.
+
+    Raises:
+        TimeoutError: after BROADCAST_TIMEOUT_S.
+    """
+    # A task of its own, in a fresh context (Serve cancels what a request started when its caller leaves): Ray gathers the replies, and a
+    # gathering that is cancelled writes `_GatheringFuture exception was never retrieved` and a traceback to the log.
+    asked = asyncio.create_task(_gathered(handle, method, args), context=contextvars.Context())
+    _ASKED.add(asked)
+    asked.add_done_callback(_ASKED.discard)
+    return await asyncio.shield(asked)
 
 
 async def retried(call: Callable[[], Any], who: str) -> AsyncGenerator[Item, None]:
@@ -214,9 +230,13 @@ def translated(who: str) -> Any:
         raise Unavailable(f"{who} is not available at this moment; GET /ready says why", retry_after_s=5) from error
 
 
+async def _gathered(handle: DeploymentHandle, method: str, args: tuple[Any, ...]) -> list[Any]:
+    return list(await handle.broadcast(method, *args).results_async(timeout_s=BROADCAST_TIMEOUT_S))
+
+
 async def _broadcast(handle: DeploymentHandle, method: str) -> list[Any]:
     try:
-        return list(await handle.broadcast(method).results_async(timeout_s=BROADCAST_TIMEOUT_S))
+        return await of_every_replica(handle, method)
     except Exception as error:  # no replica at this moment, or one that has just died
         log.debug("broadcast of %s: %s", method, error)
         return []

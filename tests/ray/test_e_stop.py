@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
+import select
 import signal
+import socket
 
 import httpx
 import psutil
@@ -78,9 +80,18 @@ def test_stop_status_and_logs_find_a_run_in_the_background(program: Program) -> 
 
 def test_start_after_start_leaves_nothing(program: Program) -> None:
     for _ in range(NUM_STARTS):
-        program.start()
+        restart(program, "auto")
+        ask_and_leave(program)
         assert program.stop() == []
         assert_ended_in_order(program)
+
+
+def ask_and_leave(program: Program) -> None:
+    """Callers that hang up while the deployments are asked: 100 moments within the some 20 ms that /ready takes."""
+    for number in range(100):
+        with socket.create_connection(("127.0.0.1", program.port)) as caller:
+            caller.sendall(f"GET /ready HTTP/1.1\r\nHost: 127.0.0.1:{program.port}\r\n\r\n".encode())
+            select.select([caller], [], [], number / 5000)
 
 
 def assert_ended_in_order(program: Program) -> None:
