@@ -31,9 +31,10 @@ $(VENV)/installed: pyproject.toml constraints.txt
 serve: install
 	@exec $(BIN)/frugal-serve serve $(CONFIG)
 
-# The fast ring on all cores, because it waits as much as it computes; then the others one after the other, because they measure and kill.
+# The quick rings on all cores, because they wait as much as they compute; then the others one after the other, because they measure and kill.
 test: test-fast
-	@exec $(BIN)/python -m pytest --ignore=tests/fast
+	@$(BIN)/python -m pytest tests/process tests/engine -n auto --dist worksteal
+	@exec $(BIN)/python -m pytest --ignore=tests/fast --ignore=tests/process --ignore=tests/engine
 
 test-fast: install
 	@$(BIN)/python -m pytest tests/fast -n auto --dist worksteal

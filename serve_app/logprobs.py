@@ -1,7 +1,7 @@
 """Log-probabilities of generated tokens: plain data that travels with the text, and the JSON in which they are stored.
 
 They are of the model's own distribution: before bias, penalties, temperature and filters, as vLLM's `raw_logprobs`. Knows no tokenizer and
-no HTTP. Tests: tests/fast/test_logprobs.py.
+no HTTP. Tests: tests/engine/test_logprobs.py.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """How fast a stored answer is found: in memory, and over HTTP with few and with very many stored answers, in turn.
 
 The HTTP arms are the real routes and a real AnswerCache shard over SQLite in this process, without Ray, whose hops would hide a difference,
-and without memory and replays, which would hide the store. Tests: tests/fast/test_bench_lookup.py.
+and without memory and replays, which would hide the store. Tests: tests/process/test_bench_lookup.py.
 """
 
 from __future__ import annotations

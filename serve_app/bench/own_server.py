@@ -1,7 +1,7 @@
 """A server for one benchmark, where none runs: the program on a configuration, on a free port, with a folder of its own and without feeds.
 
 It takes the quantised weights of the configured `data_dir` (and leaves them there), nothing else. It is always stopped again: after Ctrl-C,
-after SIGTERM, after an error. Tests: tests/fast/test_bench_own_server.py.
+after SIGTERM, after an error. Tests: tests/process/test_bench_own_server.py.
 """
 
 from __future__ import annotations

@@ -3,7 +3,7 @@
     python -m serve_app.bench.plain_generate --model data/models/<folder> --batch-size 16 --articles 96
 
 `bench engine` runs the same function in turn with the static engine (arm `plain`). The folder is the quantised copy that the first start
-saved. Tests: tests/fast/test_bench_plain.py, tests/model/test_bench.py.
+saved. Tests: tests/engine/test_bench_plain.py, tests/model/test_bench.py.
 """
 
 from __future__ import annotations

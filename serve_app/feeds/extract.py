@@ -1,6 +1,6 @@
 """The article on a web page, by trafilatura (extra `fulltext`), imported with the first page. Runs in the parser's process.
 
-Tests: tests/fast/test_feeds_extract.py.
+Tests: tests/process/test_feeds_extract.py.
 """
 
 from __future__ import annotations

@@ -2,7 +2,7 @@
 
 Framed by lengths (4 bytes, big-endian): a header as JSON, then the body; the reply is one JSON document. Each document may use MAX_CPU_S
 of computing and MAX_MEMORY of address space; the kernel ends the process that wants more. `parsing.py` is the other end.
-Tests: tests/fast/test_feeds_parsing.py.
+Tests: tests/process/test_feeds_parsing.py.
 """
 
 from __future__ import annotations

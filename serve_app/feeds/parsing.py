@@ -2,7 +2,7 @@
 
 feedparser is pure Python: in a thread it would hold the interpreter against every answer and health check, and nothing could end it.
 A process starts with the first document and is kept; one that was ended, or read something large, is replaced.
-Tests: tests/fast/test_feeds_parsing.py.
+Tests: tests/process/test_feeds_parsing.py.
 """
 
 from __future__ import annotations

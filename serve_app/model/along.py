@@ -1,7 +1,7 @@
 """The next tokens of each row where some were guessed: one, and behind each right guess the one after it.
 
 Every token is chosen as if there were no guesses, one after the other, so penalties, random numbers and stop rules see what they would see
-in single steps; a guess only says how far a row may go in this one. Tests: tests/fast/test_inflight.py.
+in single steps; a guess only says how far a row may go in this one. Tests: tests/engine/test_inflight.py.
 """
 
 from __future__ import annotations

@@ -6,7 +6,7 @@ matrix products with the query heads of a key-value head folded into their rows,
 (docs/performance.md). Elsewhere it is torch's `scaled_dot_product_attention`.
 
 Registered with transformers under the name `slots`, so that any model which uses its attention interface runs unchanged.
-Knows tensors and positions; must not know requests or where KV lies (kvcache.py). Tests: tests/fast/test_attention.py.
+Knows tensors and positions; must not know requests or where KV lies (kvcache.py). Tests: tests/engine/test_attention.py.
 """
 
 from __future__ import annotations

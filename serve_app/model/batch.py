@@ -1,7 +1,7 @@
 """One static batch: left padding, `generate`, and the settling of its rows after every step.
 
 `generate` sees a greedy search without an end-of-sequence token: tokens are chosen in sampling.py and endings decided in rows.py, because
-generate's own criterion would end a row that ignores it. Tests: tests/fast/test_engine.py and tests/model/test_static.py.
+generate's own criterion would end a row that ignores it. Tests: tests/engine/test_engine.py and tests/model/test_static.py.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """An engine's books: every second of its thread goes to the start, to steps (`used`) or to waiting (`idle`), and every step to its rows.
 
 Shared by the engines; free of torch. Only the engine's thread says what it does; `account_now`, `finish` and `fail` may be called by any
-thread. Tests: tests/fast/test_engine_books.py and tests/fast/test_engine.py.
+thread. Tests: tests/engine/test_engine_books.py and tests/engine/test_engine.py.
 """
 
 from __future__ import annotations

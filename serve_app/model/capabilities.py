@@ -2,7 +2,7 @@
 
 Pure, and free of torch: the API and docs/engines.md speak of the same table. A field that `Sampling` gains is one that `slots` and `static`
 serve; `transformers` refuses it until it is named below. Tests: tests/fast/test_capabilities.py, and each engine against its own list in
-tests/fast/test_engine_contract.py.
+tests/engine/test_engine_contract.py.
 """
 
 from __future__ import annotations

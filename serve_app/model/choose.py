@@ -1,6 +1,6 @@
 """The next token of each row of an in-flight batch from its logits.
 
-A row's choice depends on its own settings, seed and logits alone, never on its company. Tests: tests/fast/test_inflight.py.
+A row's choice depends on its own settings, seed and logits alone, never on its company. Tests: tests/engine/test_inflight.py.
 """
 
 from __future__ import annotations

@@ -7,7 +7,7 @@ The line is ours, because the library's knows no priorities: it gets as many req
 computes it, and the tokens after it. So the time from the tokens before to a step's own is that step's, shared by the positions computed
 for each row, as in the slots engine; a step without tokens (a part of a prompt) lasts until the next one is told. A row that ends by a stop
 string or by its caller's leaving may be in the step that runs already: that one is computed for nothing and counted as wasted.
-What depends on the library's insides is in paged.py. Tests: tests/fast/test_continuous.py and tests/fast/test_engine_contract.py.
+What depends on the library's insides is in paged.py. Tests: tests/engine/test_continuous.py and tests/engine/test_engine_contract.py.
 """
 
 from __future__ import annotations

@@ -3,7 +3,7 @@
 A row's token depends on its own scores, settings and random number alone, to the last bit: sums over the vocabulary are those of torch's
 softmax and of a cumulative sum, which go row by row, and what is found faster in company (the bounds below) never changes what is kept.
 The draw inverts the cumulative distribution: one random number per row and step, where noise on each score (the Gumbel-max trick) takes
-49,152 of them, and a step of 32 rows 41 ms on one core instead of 8. Tests: tests/fast/test_sampling.py.
+49,152 of them, and a step of 32 rows 41 ms on one core instead of 8. Tests: tests/engine/test_sampling.py.
 """
 
 from __future__ import annotations

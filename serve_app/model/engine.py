@@ -1,7 +1,7 @@
 """What every engine is to the rest of the graph: streams go in, chunks and exactly one ending come out, an account says what it took.
 
 Free of torch, so that callers and tests import it in milliseconds. A `Stream` is the only thing that both sides of the thread border touch:
-the asyncio loop reads it, the engine's thread fills it. It must not know how tokens are made. Tests: tests/fast/test_engine.py.
+the asyncio loop reads it, the engine's thread fills it. It must not know how tokens are made. Tests: tests/engine/test_engine.py.
 """
 
 from __future__ import annotations

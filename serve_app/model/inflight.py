@@ -3,7 +3,7 @@
     admit (any thread) -> scheduler's line -> the engine's thread, step after step:  plan -> run -> choose -> settle
 
 Who runs is decided in scheduler.py, what is computed in runner.py, how a token is chosen in choose.py, what it does to its row in rows.py.
-A step that breaks costs the prompts that came in with it, or, where none did, its rows. Tests: tests/fast/test_inflight.py, with a tiny
+A step that breaks costs the prompts that came in with it, or, where none did, its rows. Tests: tests/engine/test_inflight.py, with a tiny
 real model; tests/model/test_runner.py.
 """
 

@@ -2,7 +2,7 @@
 
 Per layer, keys and values are [pages, slots, kv heads, page tokens, head dim]: the same page of neighbouring slots is one piece of memory,
 and torch's batched products copy anything that is not. On a GPU, whose attention kernels read slices, a slot is one page.
-Sized by whoever makes it. Knows slots and positions; must not know who owns them. Tests: tests/fast/test_attention.py.
+Sized by whoever makes it. Knows slots and positions; must not know who owns them. Tests: tests/engine/test_attention.py.
 """
 
 from __future__ import annotations

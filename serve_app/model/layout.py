@@ -4,7 +4,7 @@
       0 ................................... len(decodes)
 
 Made once per step; all layers share it. Knows slots and positions; must not know how attention is computed (attention.py).
-Tests: tests/fast/test_attention.py.
+Tests: tests/engine/test_attention.py.
 """
 
 from __future__ import annotations

@@ -11,10 +11,8 @@ from __future__ import annotations
 
 import contextlib
 import gc
-import hashlib
 import importlib.metadata
 import io
-import json
 import pathlib
 import re
 import time
@@ -28,6 +26,7 @@ import torch
 from serve_app.errors import FrugalError, ModelLoadError
 from serve_app.messages import ModelCard
 from serve_app.model import copies
+from serve_app.model.fingerprint import bits_of, fingerprint, sha256_of
 from serve_app.model.measure import measure_alone, memory_of
 from serve_app.model.quantize import is_fast_cpu, quantise, unpack
 from serve_app.model.source import Source, locate
@@ -134,13 +133,7 @@ def _folder(settings: ModelSettings, source: Source, device: str, data_path: pat
 def _copy_key(settings: ModelSettings, source: Source) -> str:
     """SHA-256 over everything that decides the copy's bytes."""
     versions = {name: importlib.metadata.version(name) for name in ("transformers", "bitsandbytes", "gguf")}
-    return _sha256({"format": FORMAT, "source": source.identity, "versions": versions, **_bits(settings)})
-
-
-def _bits(settings: ModelSettings) -> dict[str, object]:
-    if settings.quantization not in ("nf4", "fp4"):
-        return {"quantization": settings.quantization}
-    return settings.model_dump(include={"quantization", "double_quantization", "block_size"})
+    return sha256_of({"format": FORMAT, "source": source.identity, "versions": versions, **bits_of(settings)})
 
 
 def _make_copy(settings: ModelSettings, source: Source, device: str, working: pathlib.Path, report: Report) -> None:
@@ -215,7 +208,7 @@ def _describe(settings: ModelSettings, source: Source, device: str, threads: int
         quantization=settings.quantization,
         dtype=dtype,
         device=device,
-        fingerprint=_fingerprint(settings, source, dtype, tokenizer),
+        fingerprint=fingerprint(settings, source, dtype, tokenizer),
         max_context=settings.max_context,
         num_parameters=0,
         weights_bytes=0,
@@ -242,15 +235,3 @@ def _notes(settings: ModelSettings, device: str, dtype: str, tokenizer: Any, eos
         and settings.double_quantization,
     }
     return [note for note, holds in notes.items() if holds]
-
-
-def _fingerprint(settings: ModelSettings, source: Source, dtype: str, tokenizer: Any) -> str:
-    """SHA-256 over everything about the weights and the prompt's making that can change an answer."""
-    backend = getattr(tokenizer, "backend_tokenizer", None)
-    words = backend.to_str() if backend is not None else json.dumps(tokenizer.get_vocab(), sort_keys=True)
-    template = tokenizer.chat_template or ""
-    return _sha256({"source": source.identity, "dtype": dtype, "template": template, "tokenizer": words, **_bits(settings)})
-
-
-def _sha256(data: dict[str, object]) -> str:
-    return hashlib.sha256(json.dumps(data, sort_keys=True).encode()).hexdigest()

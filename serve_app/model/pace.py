@@ -7,7 +7,7 @@ Two rules, over what steps took at the engine's start and since:
 - With a target, the number of live rows follows it: one more after each window of steps within it, a tenth less after one above it
   (additive increase, multiplicative decrease, as in Clipper, NSDI 2017, https://arxiv.org/abs/1612.03079, section 4.3).
 
-Floats and integers only; the engine's thread calls it. Tests: tests/fast/test_pace.py.
+Floats and integers only; the engine's thread calls it. Tests: tests/engine/test_pace.py.
 """
 
 from __future__ import annotations

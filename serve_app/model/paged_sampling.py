@@ -5,7 +5,7 @@ every step; this one serves every field, repeats a seed, and leaves greedy rows 
 into tensors of fixed places before each step, and a step is tensor operations only, so that the library may record it as a CUDA graph;
 numbers stand in `masked_fill`, not in `torch.where`, which would copy them to the device, and nothing may be copied while one records.
 The library prepares a step in its own thread through here: that is also where its thread count is set and where a step is told of.
-Tests: tests/fast/test_paged_sampling.py, and all fields in tests/fast/test_engine_contract.py.
+Tests: tests/engine/test_paged_sampling.py, and all fields in tests/engine/test_engine_contract.py.
 """
 
 from __future__ import annotations

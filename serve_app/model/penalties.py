@@ -2,7 +2,7 @@
 
 All rows at once, as one list of (row, token): every number depends on its own row alone.
 
-Tests: tests/fast/test_sampling.py.
+Tests: tests/engine/test_sampling.py.
 """
 
 from __future__ import annotations

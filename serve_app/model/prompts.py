@@ -1,6 +1,6 @@
 """Requests to token ids, and everything that can be wrong with a request before a model sees it.
 
-Shared by the engines. Knows a tokenizer and the model's limits; must not know tensors or queues. Tests: tests/fast/test_engine.py.
+Shared by the engines. Knows a tokenizer and the model's limits; must not know tensors or queues. Tests: tests/engine/test_engine.py.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """The model's own log-probabilities of a step, before anything changes its logits: only for the rows that ask for them.
 
-Tests: tests/fast/test_logprobs.py.
+Tests: tests/engine/test_logprobs.py.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """A row: one request while an engine works on it, and what a new token does to it.
 
-Integers, strings and seconds only; no tensors, no threads. Tests: tests/fast/test_engine.py.
+Integers, strings and seconds only; no tensors, no threads. Tests: tests/engine/test_engine.py.
 """
 
 from __future__ import annotations

@@ -2,7 +2,7 @@
 
     raw log-probabilities -> bias -> penalties -> no early end -> greedy, or temperature -> top-k -> top-p -> min-p -> draw
 
-A row's choices depend on its own settings, seed and scores alone, never on its neighbours. Tests: tests/fast/test_sampling.py.
+A row's choices depend on its own settings, seed and scores alone, never on its neighbours. Tests: tests/engine/test_sampling.py.
 """
 
 from __future__ import annotations

@@ -2,7 +2,7 @@
 
 Decides only: integers, floats and lists; no tensors, threads or clock. Whoever calls holds a lock, where several threads do. It must not
 know text, stop rules or how KV is computed. The order of calls is `plan`, run the step, `settle`; or `fail` where the step broke. Tests:
-tests/fast/test_scheduler.py, and tests/fast/test_scheduler_slots.py for prefixes.
+tests/engine/test_scheduler.py, and tests/engine/test_scheduler_slots.py for prefixes.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """The slots of the KV cache: which are free, whose tokens' KV each one holds, and which of them shares the longest prefix with a prompt.
 
-Books only; the KV itself is the runner's. Must not know sequences, priorities or steps. Tests: tests/fast/test_scheduler_slots.py.
+Books only; the KV itself is the runner's. Must not know sequences, priorities or steps. Tests: tests/engine/test_scheduler_slots.py.
 """
 
 from __future__ import annotations

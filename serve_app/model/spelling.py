@@ -1,7 +1,7 @@
 """Token ids to the bytes that they stand for, for clients that look at single tokens.
 
 Text is decoded over several tokens (text.py), because one of them may be half a character; what is asked here is what a token alone is.
-Knows a Hugging Face tokenizer, no tensors. Tests: tests/fast/test_logprobs.py, tests/model/test_logprobs.py.
+Knows a Hugging Face tokenizer, no tensors. Tests: tests/engine/test_logprobs.py, tests/model/test_logprobs.py.
 """
 
 from __future__ import annotations

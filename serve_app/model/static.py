@@ -3,7 +3,7 @@
     admit (any thread) -> waiting line -> the engine's thread: next batch -> left-padded generate -> endings
 
 A batch runs to its last row's end; rows that ended are computed on and counted as wasted. What a step does to the rows is in batch.py,
-what a request must be in prompts.py, who is next in waiting.py. Tests: tests/fast/test_engine.py and tests/model/test_static.py.
+what a request must be in prompts.py, who is next in waiting.py. Tests: tests/engine/test_engine.py and tests/model/test_static.py.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """The scheduler's nouns: a sequence, and the step that moves sequences on.
 
 Plain data. Must not know who decides (scheduler.py), where KV is kept (slots.py) or how it is computed.
-Tests: tests/fast/test_scheduler.py.
+Tests: tests/engine/test_scheduler.py.
 """
 
 from __future__ import annotations

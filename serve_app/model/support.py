@@ -4,7 +4,7 @@
 
 The record finds what attention.py would leave out (sinks, position biases, layers without attention); the comparison finds what goes from
 token to token beside attention (convolutions, recurrent states). A sliding window is too long to be compared, so the record has to show it.
-Tests: tests/fast/test_support.py.
+Tests: tests/engine/test_support.py.
 """
 
 from __future__ import annotations

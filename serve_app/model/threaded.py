@@ -1,7 +1,7 @@
 """What the engines share: a waiting line behind a lock, one thread, the books, and how requests come in and are turned away.
 
-A subclass says what the thread does (`_work`) and where its line is (`_enqueue`, `_num_waiting`). Tests: tests/fast/test_engine.py and
-tests/fast/test_inflight.py.
+A subclass says what the thread does (`_work`) and where its line is (`_enqueue`, `_num_waiting`). Tests: tests/engine/test_engine.py and
+tests/engine/test_inflight.py.
 """
 
 from __future__ import annotations

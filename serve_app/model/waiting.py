@@ -1,6 +1,6 @@
 """The waiting line of an engine: who is next, and when a refused caller should come back.
 
-Decides only; takes data and a time and touches neither threads nor tensors. Tests: tests/fast/test_engine.py.
+Decides only; takes data and a time and touches neither threads nor tensors. Tests: tests/engine/test_engine.py.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""The driver as the launcher's child: its log, its pipe of events, its end. Tests: tests/fast/test_launcher.py."""
+"""The driver as the launcher's child: its log, its pipe of events, its end. Tests: tests/process/test_launcher.py."""
 
 from __future__ import annotations
 

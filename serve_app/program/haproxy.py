@@ -3,7 +3,7 @@
 Serve's template (2.60) has its statistics and metrics pages listen on every address, lets every local user send admin commands, and
 answers a 500 in plain text where no replica is there; no setting changes that. RAY_SERVE_HAPROXY_BINARY_PATH names a small script that
 runs this file. The process id stays the same, which Serve checks. Standard library only: it runs without our packages, at every reload.
-Tests: tests/fast/test_haproxy.py, against the packaged binary.
+Tests: tests/process/test_haproxy.py, against the packaged binary.
 """
 
 from __future__ import annotations

@@ -5,7 +5,7 @@
                                         +---- Ray or the driver died ----+
 
 The driver (driver.py) is a child, asked by SIGTERM to end; what is still alive after its time is killed, and only what this run started.
-Knows no Ray. Tests: tests/fast/test_launcher.py, tests/ray.
+Knows no Ray. Tests: tests/process/test_launcher.py, tests/ray.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """What a killed run left behind: found by the mark in its environment and by its executable, and ended. Nothing else ever is.
 
 Ray's processes and our HAProxy inherit `MARK` from the launcher; it names the data folder, and only one run works on a folder (runfile.py).
-Tests: tests/fast/test_leftovers.py with processes of the test's own; tests/ray kills the real program.
+Tests: tests/process/test_leftovers.py with processes of the test's own; tests/ray kills the real program.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """What a person is told while the program comes up and runs, each thing once: what /ready waits for, the addresses, the articles.
 
-Tests: tests/fast/test_launcher.py.
+Tests: tests/process/test_launcher.py.
 """
 
 from __future__ import annotations

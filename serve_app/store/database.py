@@ -9,6 +9,7 @@ Tests: tests/contract_store/database.py.
 from __future__ import annotations
 
 import contextlib
+import functools
 import pathlib
 from collections.abc import Iterator
 from typing import Any
@@ -16,6 +17,8 @@ from typing import Any
 import alembic.command
 import alembic.config
 import sqlalchemy
+from alembic.runtime.migration import MigrationContext
+from alembic.script import ScriptDirectory
 from filelock import FileLock
 from sqlalchemy import Connection, Engine, event
 from sqlalchemy.dialects import postgresql, sqlite
@@ -84,8 +87,7 @@ class Database:
         return contextlib.nullcontext() if self.is_sqlite else postgres.answering(self.url)
 
     def _upgrade(self) -> None:
-        config = alembic.config.Config()
-        config.set_main_option("script_location", str(pathlib.Path(__file__).parent / "migrations"))
+        config = _alembic_config()
         if not self.is_sqlite:
             with postgres.opening(self.url), self.engine.begin() as connection:
                 postgres.check_encoding(connection)
@@ -100,8 +102,22 @@ class Database:
 
 
 def _migrate(connection: Connection, config: alembic.config.Config) -> None:
+    if MigrationContext.configure(connection).get_current_revision() == _newest():
+        return
     config.attributes["connection"] = connection
     alembic.command.upgrade(config, "head")
+
+
+@functools.cache
+def _newest() -> str | None:
+    head: str | None = ScriptDirectory.from_config(_alembic_config()).get_current_head()
+    return head
+
+
+def _alembic_config() -> alembic.config.Config:
+    config = alembic.config.Config()
+    config.set_main_option("script_location", str(pathlib.Path(__file__).parent / "migrations"))
+    return config
 
 
 def _sqlite_engine(url: str) -> Engine:

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import gc
 import pathlib
 import shutil
-from collections.abc import Iterator
 
 import pytest
 
@@ -30,12 +28,3 @@ def database_url(migrated: pathlib.Path, tmp_path: pathlib.Path) -> str:
 def empty_url(tmp_path: pathlib.Path) -> str:
     """A database that does not exist yet, in a folder that does not, either."""
     return f"sqlite:///{tmp_path}/deep/er/frugal.db"
-
-
-@pytest.fixture(scope="module")
-def quick_gc() -> Iterator[None]:
-    """For engines over transformers' continuous batching: it collects garbage at each stop, a second over all that tests have imported."""
-    gc.collect()
-    gc.freeze()
-    yield
-    gc.unfreeze()

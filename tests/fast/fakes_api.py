@@ -8,17 +8,10 @@ services.will_refuse(Overloaded(...))   # ... or an error before the first item
 from __future__ import annotations
 
 import asyncio
-import contextlib
-import socket
 from collections.abc import AsyncIterator
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-import httpx
-import uvicorn
-from fastapi import FastAPI
-
-from serve_app.api.app import build_app
 from serve_app.cache.stored import StoredAnswers
 from serve_app.errors import Conflict, FrugalError, NotFound
 from serve_app.feeds.websub import Verification
@@ -386,34 +379,3 @@ class FakeServices:
         if self._hangs:
             self.waiting.set()
             await asyncio.Event().wait()
-
-
-def app_of(services: FakeServices) -> FastAPI:
-    """The application over these services."""
-    return build_app(services)
-
-
-def client_of(services: FakeServices, **options: Any) -> httpx.AsyncClient:
-    """A client that calls the application in this process, without a socket."""
-    transport = httpx.ASGITransport(app=app_of(services), raise_app_exceptions=False)
-    return httpx.AsyncClient(transport=transport, base_url="http://127.0.0.1:8000", **options)
-
-
-@contextlib.asynccontextmanager
-async def served(services: FakeServices) -> AsyncIterator[str]:
-    """The application behind a real server on a loopback port; gives its address."""
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        listener.listen()  # connections queue from here on, so nobody has to wait for the server's start
-        server = uvicorn.Server(uvicorn.Config(app_of(services), log_config=None, lifespan="off"))
-        running = asyncio.create_task(server.serve(sockets=[listener]))
-        try:
-            yield f"http://127.0.0.1:{listener.getsockname()[1]}"
-        finally:
-            server.should_exit = True
-            await running
-
-
-def chat_body(**changes: Any) -> dict[str, Any]:
-    """The smallest chat request."""
-    return {"model": MODEL, "messages": [{"role": "user", "content": "Hi"}], **changes}

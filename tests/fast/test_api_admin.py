@@ -21,7 +21,8 @@ from serve_app.store.answer_lines import to_line
 from serve_app.store.answers import AnswerStore, StoredAnswer
 from serve_app.store.database import Database
 from tests.contract_store.answers import stored
-from tests.fast.fakes_api import KEY, MODEL, FakeServices, chat_body, client_of
+from tests.fast.fakes_api import KEY, MODEL, FakeServices
+from tests.fast.fakes_http import chat_body, client_of
 
 ADMIN = "frugal-admin-key-of-this-test"
 ROOT = "/v1/admin/cache"

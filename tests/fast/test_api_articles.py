@@ -10,7 +10,8 @@ import pytest
 
 from serve_app.feeds.extract import MISSING
 from serve_app.messages_feeds import ArticleQuery, ArticleState
-from tests.fast.fakes_api import FakeServices, article, client_of, feed, summary
+from tests.fast.fakes_api import FakeServices, article, feed, summary
+from tests.fast.fakes_http import client_of
 
 
 @pytest.mark.parametrize(

@@ -13,7 +13,8 @@ import pytest
 from serve_app.messages import Answer, Ask, Chunk, Generate, Item
 from tests.fast.fakes import finish
 from tests.fast.fakes_answers import Desk
-from tests.fast.fakes_api import MODEL, FakeServices, client_of, served
+from tests.fast.fakes_api import MODEL, FakeServices
+from tests.fast.fakes_http import client_of, served
 
 PATHS = {"chat": "/v1/chat/completions", "text": "/v1/completions"}
 TTL_S = 100

@@ -18,7 +18,8 @@ from serve_app.metrics import Metrics
 from serve_app.settings import IngressSettings
 from serve_app.settings_cache import CacheSettings
 from tests.fast.fakes import FakeModel, MemoryStore
-from tests.fast.fakes_api import KEY, MODEL, FakeServices, chat_body, client_of, finish, served
+from tests.fast.fakes_api import KEY, MODEL, FakeServices, finish
+from tests.fast.fakes_http import chat_body, client_of, served
 from tests.fast.test_api_stream import CHAT, events_of
 
 

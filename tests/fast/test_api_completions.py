@@ -9,7 +9,8 @@ import pytest
 from serve_app.errors import GenerationFailed, Overloaded, Unavailable
 from serve_app.messages import Ask, CachePolicy, Generate, Message, Sampling
 from serve_app.settings import IngressSettings, SamplingDefaults
-from tests.fast.fakes_api import KEY, MODEL, FakeServices, chat_body, client_of
+from tests.fast.fakes_api import KEY, MODEL, FakeServices
+from tests.fast.fakes_http import chat_body, client_of
 
 USAGE = {"prompt_tokens": 7, "completion_tokens": 2, "total_tokens": 9, "prompt_tokens_details": {"cached_tokens": 4}}
 

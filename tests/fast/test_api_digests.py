@@ -5,7 +5,8 @@ from __future__ import annotations
 import pytest
 
 from serve_app.errors import BadRequest
-from tests.fast.fakes_api import MODEL, FakeServices, client_of, digest
+from tests.fast.fakes_api import MODEL, FakeServices, digest
+from tests.fast.fakes_http import client_of
 
 
 async def test_a_digest_says_what_it_was_made_from_and_what_it_took() -> None:

@@ -9,7 +9,8 @@ import httpx
 import pytest
 
 from serve_app.settings import IngressSettings
-from tests.fast.fakes_api import FakeServices, chat_body, client_of
+from tests.fast.fakes_api import FakeServices
+from tests.fast.fakes_http import chat_body, client_of
 
 CHAT = "/v1/chat/completions"
 JSON = {"content-type": "application/json"}

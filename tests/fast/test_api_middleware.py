@@ -10,7 +10,8 @@ import pytest
 
 from serve_app.api.app import build_app
 from serve_app.api.middleware import BodyLimit
-from tests.fast.fakes_api import MODEL, FakeServices, app_of, article, chat_body, client_of
+from tests.fast.fakes_api import MODEL, FakeServices, article
+from tests.fast.fakes_http import app_of, chat_body, client_of
 
 
 @pytest.mark.parametrize("given", ["r-1", "A.b_c:9", "x" * 128])

@@ -10,7 +10,8 @@ from hypothesis import strategies as st
 
 from serve_app.api.openai import ChatRequest, CompletionRequest
 from serve_app.messages import Message, Sampling
-from tests.fast.fakes_api import MODEL, FakeServices, chat_body, client_of
+from tests.fast.fakes_api import MODEL, FakeServices
+from tests.fast.fakes_http import chat_body, client_of
 
 USER = {"role": "user", "content": "Hi"}
 

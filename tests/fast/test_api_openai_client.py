@@ -11,7 +11,8 @@ import pytest
 
 from serve_app.errors import GenerationFailed, Overloaded
 from serve_app.messages import CachePolicy
-from tests.fast.fakes_api import MODEL, FakeServices, served
+from tests.fast.fakes_api import MODEL, FakeServices
+from tests.fast.fakes_http import served
 
 
 @contextlib.asynccontextmanager

@@ -7,7 +7,8 @@ import hashlib
 import pytest
 
 from serve_app.errors import BadRequest, Unavailable
-from tests.fast.fakes_api import FakeServices, client_of, feed
+from tests.fast.fakes_api import FakeServices, feed
+from tests.fast.fakes_http import client_of
 from tests.fast.test_feeds_opml import opml
 
 HEADERS = {"content-type": "text/x-opml"}

@@ -6,7 +6,8 @@ import pytest
 
 from serve_app.api.origin import refusal
 from serve_app.settings import IngressSettings
-from tests.fast.fakes_api import FakeServices, client_of
+from tests.fast.fakes_api import FakeServices
+from tests.fast.fakes_http import client_of
 
 SETTINGS = IngressSettings(
     allowed_hosts=("127.0.0.1", "localhost", "[::1]", "Box.Example"), allowed_origins=("https://tool.example", "http://dev.example:3000")

@@ -13,7 +13,8 @@ import pytest
 
 from serve_app.errors import Unavailable
 from serve_app.messages_feeds import PausedBy
-from tests.fast.fakes_api import FakeServices, article, client_of, digest, feed, summary
+from tests.fast.fakes_api import FakeServices, article, digest, feed, summary
+from tests.fast.fakes_http import client_of
 
 EVIL = '"><script>alert(1)</script><img src=x onerror=alert(2)>{{7*7}}'
 

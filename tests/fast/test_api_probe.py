@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from serve_app.errors import Overloaded
-from tests.fast.fakes_api import FakeServices, client_of
+from tests.fast.fakes_api import FakeServices
+from tests.fast.fakes_http import client_of
 
 
 async def test_a_trial_check_says_its_steps() -> None:

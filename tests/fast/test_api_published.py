@@ -13,7 +13,8 @@ from serve_app.errors import Unavailable
 from serve_app.feeds.parse import parse
 from serve_app.messages_feeds import ArticleQuery
 from serve_app.settings import IngressSettings
-from tests.fast.fakes_api import FakeServices, article, client_of, feed, summary
+from tests.fast.fakes_api import FakeServices, article, feed, summary
+from tests.fast.fakes_http import client_of
 
 PATHS = {"/feed.rss": "application/rss+xml", "/feed.atom": "application/atom+xml", "/feed.json": "application/feed+json"}
 each_path = pytest.mark.parametrize("path", PATHS)

@@ -11,7 +11,8 @@ import pytest
 from serve_app.api import syndicate
 from serve_app.feeds.parse import parse
 from serve_app.settings import IngressSettings
-from tests.fast.fakes_api import MODEL, FakeServices, client_of, digest
+from tests.fast.fakes_api import MODEL, FakeServices, digest
+from tests.fast.fakes_http import client_of
 
 PATHS = {"/digest.rss": syndicate.RSS, "/digest.atom": syndicate.ATOM_TYPE, "/digest.json": syndicate.JSON_TYPE}
 each_path = pytest.mark.parametrize("path", PATHS)

@@ -7,7 +7,8 @@ from typing import Any
 import pytest
 
 from serve_app.messages_feeds import Rerun
-from tests.fast.fakes_api import FakeServices, client_of
+from tests.fast.fakes_api import FakeServices
+from tests.fast.fakes_http import client_of
 
 
 async def test_without_a_word_it_is_a_preview_and_nothing_happens() -> None:

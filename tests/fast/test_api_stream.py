@@ -14,7 +14,8 @@ from starlette.types import Message
 from serve_app.api.connection import EventStream
 from serve_app.errors import ContextLengthExceeded, FrugalError, GenerationFailed, Overloaded
 from serve_app.settings import IngressSettings
-from tests.fast.fakes_api import MODEL, FakeServices, chat_body, client_of, served
+from tests.fast.fakes_api import MODEL, FakeServices
+from tests.fast.fakes_http import chat_body, client_of, served
 
 CHAT = "/v1/chat/completions"
 

@@ -5,7 +5,8 @@ from __future__ import annotations
 from dataclasses import replace
 
 from serve_app.errors import Unavailable
-from tests.fast.fakes_api import CARD, MODEL, FakeServices, client_of
+from tests.fast.fakes_api import CARD, MODEL, FakeServices
+from tests.fast.fakes_http import client_of
 
 
 async def test_models_say_what_is_loaded() -> None:

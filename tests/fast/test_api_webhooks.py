@@ -10,7 +10,8 @@ import pytest
 
 from serve_app.admin_key import sha256_of
 from serve_app.store.webhooks import Delivery, Health
-from tests.fast.fakes_api import FakeServices, client_of
+from tests.fast.fakes_api import FakeServices
+from tests.fast.fakes_http import client_of
 
 ADMIN = "frugal-admin-key-of-this-test"
 ONE = Health(

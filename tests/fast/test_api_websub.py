@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from serve_app.feeds.websub import Verification
-from tests.fast.fakes_api import FakeServices, client_of
+from tests.fast.fakes_api import FakeServices
+from tests.fast.fakes_http import client_of
 
 PATH = "/v1/websub/feed0/secret"
 

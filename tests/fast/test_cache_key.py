@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from serve_app.cache.key import answer_key, shard_key
 from serve_app.messages import Ask, CachePolicy, Generate, Message, ModelCard, Sampling
-from serve_app.model.loader import _fingerprint
+from serve_app.model import fingerprint as made
 from serve_app.model.source import Source
 from serve_app.settings import ModelSettings
 
@@ -132,7 +132,7 @@ class Tokenizer:
 
 def fingerprint(*, identity: str = "sha256:1", dtype: str = "bfloat16", tokenizer: Tokenizer | None = None, **of_model: object) -> str:
     source = Source(pathlib.Path("weights"), None, identity, "main")
-    return _fingerprint(ModelSettings.load(of_model), source, dtype, tokenizer or Tokenizer())
+    return made.fingerprint(ModelSettings.load(of_model), source, dtype, tokenizer or Tokenizer())
 
 
 # What of a card is in its fingerprint, by a change of what it is made from; and what is not, and why.

@@ -12,7 +12,8 @@ import pytest
 
 from serve_app.client import Client, ClientError
 from serve_app.errors import GenerationFailed, Overloaded
-from tests.fast.fakes_api import MODEL, FakeServices, article, chat_body, feed, served
+from tests.fast.fakes_api import MODEL, FakeServices, article, feed
+from tests.fast.fakes_http import chat_body, served
 
 T = TypeVar("T")
 

@@ -9,7 +9,8 @@ from dataclasses import replace
 import pytest
 
 from serve_app.messages_feeds import Rerun
-from tests.fast.fakes_api import FakeServices, served
+from tests.fast.fakes_api import FakeServices
+from tests.fast.fakes_http import served
 from tests.fast.test_command_line import Server
 
 

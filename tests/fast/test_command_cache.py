@@ -19,7 +19,8 @@ from serve_app.commands.cache import MAX_BYTES
 from serve_app.store.answer_lines import to_line
 from serve_app.store.database import Database
 from tests.contract_store.answers import noise
-from tests.fast.fakes_api import KEY, chat_body, served
+from tests.fast.fakes_api import KEY
+from tests.fast.fakes_http import chat_body, served
 from tests.fast.test_api_admin import ADMIN, World, mine
 
 SHIPPED = pathlib.Path(__file__).parents[2] / "serve_config.yaml"

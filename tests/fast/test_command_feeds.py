@@ -12,7 +12,8 @@ from dataclasses import replace
 import pytest
 
 from serve_app.commands.feeds import matching
-from tests.fast.fakes_api import FakeServices, feed, served
+from tests.fast.fakes_api import FakeServices, feed
+from tests.fast.fakes_http import served
 from tests.fast.test_command_line import SHIPPED, Server, nobody, run
 from tests.fast.test_feeds_opml import opml
 

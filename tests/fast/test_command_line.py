@@ -16,7 +16,8 @@ from click.testing import CliRunner, Result
 from serve_app import __version__, costs
 from serve_app.__main__ import main
 from serve_app.errors import GenerationFailed, Overloaded
-from tests.fast.fakes_api import MODEL, FakeServices, article, served, summary
+from tests.fast.fakes_api import MODEL, FakeServices, article, summary
+from tests.fast.fakes_http import served
 
 SHIPPED = pathlib.Path(__file__).parents[2] / "serve_config.yaml"
 REPORT = costs.report([], [], [], 0.0)

@@ -56,7 +56,7 @@ def dashboard() -> Iterator[str]:
             pass
 
     with http.server.HTTPServer(("127.0.0.1", 0), Handler) as listener:
-        threading.Thread(target=listener.serve_forever, daemon=True).start()
+        threading.Thread(target=listener.serve_forever, args=(0.01,), daemon=True).start()
         yield f"127.0.0.1:{listener.server_port}"
         listener.shutdown()
 

@@ -19,8 +19,9 @@ from serve_app.settings_similar import SimilarSettings
 from serve_app.store.database import Database
 from serve_app.store.similar import SimilarStore, Trial
 from tests.fast.fakes import FakeModel, MemoryStore, ask, finish
-from tests.fast.fakes_api import FakeServices, chat_body, client_of
+from tests.fast.fakes_api import FakeServices
 from tests.fast.fakes_feeds import until
+from tests.fast.fakes_http import chat_body, client_of
 from tests.fast.fakes_similar import FakeEmbedding
 
 STORED, ASKED = ask("What is batching?"), ask("Hi, what's batching?", request_id="request-2")

@@ -18,9 +18,9 @@ from serve_app.model.inflight import SlotsEngine, slots_of
 from serve_app.model.loader import LoadedModel
 from serve_app.model.paged import PagedBatching
 from serve_app.settings import ModelSettings, ModelTuning
-from tests.fast.contract_engine import EngineContract
-from tests.fast.engine_bench import Bench
-from tests.fast.test_engine_contract import MAKERS
+from tests.engine.contract_engine import EngineContract
+from tests.engine.engine_bench import Bench
+from tests.engine.test_engine_contract import MAKERS
 from tests.model import tiny
 from tests.model.conftest import Embedded
 from tests.model.test_slots import NUM_TOKENS, assert_writes_as_generate, read

@@ -57,6 +57,7 @@ class Program:
 
     def start(self, profile: str = "auto", within_s: float = START_S) -> None:
         """Start and wait until it is ready."""
+        assert self._process is None or self._process.poll() is not None, "this program runs already; stop it first"
         command = [sys.executable, "-m", "serve_app", "serve", str(self.path), "--profile", profile]
         with (self.folder / "out.log").open("wb") as log:
             self._process = subprocess.Popen(command, cwd=self.folder, env=self.environment, stdout=log, stderr=log, start_new_session=True)

@@ -22,5 +22,5 @@ The document, whose parts are there where their workload was asked for:
 A ratio is the median of the rounds in which both sides ran, each round's taken by itself, because the machine's speed drifts; null where a
 side is missing. After the first round only the best static size and the best slots size of that round run again, and the other arms.
 `one` runs on every eighth request only, in the order of their lengths, and its rate is requests per second on these.
-Tests: tests/fast/test_bench_engine.py, tests/model/test_bench.py.
+Tests: tests/engine/test_bench_engine.py, tests/model/test_bench.py.
 """

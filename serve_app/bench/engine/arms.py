@@ -2,7 +2,7 @@
 
 ITL is taken where the engine hands a token's text over, in its own thread, so that it says nothing about how quickly this process reads.
 Every engine, and what makes its weights and its cache, computes in a thread that ends (see serve_app/model/openmp.py).
-Tests: tests/fast/test_bench_engine.py, tests/model/test_bench.py.
+Tests: tests/engine/test_bench_engine.py, tests/model/test_bench.py.
 """
 
 from __future__ import annotations

@@ -4,7 +4,7 @@
     whole     chunking off: a prompt is one step, however long that takes
 
 The two alternate. A stream that has all its tokens is followed by the next one, so that there are always 16; prompts want 8 tokens each.
-Gaps count from the first arrival on. Tests: tests/fast/test_bench_engine.py, tests/model/test_bench.py.
+Gaps count from the first arrival on. Tests: tests/engine/test_bench_engine.py, tests/model/test_bench.py.
 """
 
 from __future__ import annotations

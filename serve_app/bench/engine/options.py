@@ -1,4 +1,4 @@
-"""What `frugal-serve bench engine` is asked to measure. Free of torch. Tests: tests/fast/test_bench_engine.py."""
+"""What `frugal-serve bench engine` is asked to measure. Free of torch. Tests: tests/engine/test_bench_engine.py."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
 """From the rounds of a workload to its figures: who runs again, medians, and ratios of rounds that both sides ran in. Pure.
 
-Tests: tests/fast/test_bench_engine.py.
+Tests: tests/engine/test_bench_engine.py.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""The engine benchmark's document for people. Pure. Tests: tests/fast/test_bench_engine.py."""
+"""The engine benchmark's document for people. Pure. Tests: tests/engine/test_bench_engine.py."""
 
 from __future__ import annotations
 

@@ -4,7 +4,7 @@
     skewed     short prompts, answers of forced and very different lengths       rows that end early: what a static batch wastes
     chat       a long system prompt shared by all, short different questions     a prefix that is there already
 
-Tests: tests/fast/test_bench_engine.py; the numbers of tokens: tests/model/test_bench.py.
+Tests: tests/engine/test_bench_engine.py; the numbers of tokens: tests/model/test_bench.py.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""What every engine does, whatever it runs on: the tests of tests/fast/test_engine_contract.py and of tests/gpu, over a `Bench`.
+"""What every engine does, whatever it runs on: the tests of tests/engine/test_engine_contract.py and of tests/gpu, over a `Bench`.
 
 The class is collected where a module imports it and has a fixture `bench`.
 """
@@ -17,7 +17,7 @@ from serve_app.messages import Finish
 from serve_app.model import threaded
 from serve_app.model.capabilities import ALL
 from serve_app.model.engine import Stream
-from tests.fast.engine_bench import Bench, Items, assert_same, ending_of, generate, read, text_of, words
+from tests.engine.engine_bench import Bench, Items, assert_same, ending_of, generate, read, text_of, words
 from tests.model import tiny
 
 CHANGED: dict[str, dict[str, Any]] = {  # for each field that an engine may serve, a request that uses it

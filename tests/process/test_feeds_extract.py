@@ -12,14 +12,14 @@ from serve_app.feeds.extract import MISSING, extract, missing
 from serve_app.feeds.parsing import Parsers
 from tests.fast.fakes_pages import SENTENCES, web_page
 from tests.fast.test_feeds_parse import URL
-from tests.fast.test_feeds_parsing import FEED
+from tests.process.test_feeds_parsing import FEED
 
 pytestmark = pytest.mark.skipif(missing() is not None, reason=MISSING)
 
 
 @pytest.fixture
 async def parsers() -> AsyncIterator[Parsers]:
-    found = Parsers(1, module="tests.fast.test_feeds_parsing")
+    found = Parsers(1, module="tests.process.test_feeds_parsing")
     yield found
     await found.close()
 

@@ -23,7 +23,7 @@ from serve_app.model.inflight import SlotsEngine
 from serve_app.model.runner import Runner
 from serve_app.model.scheduler import Step
 from serve_app.settings import ModelTuning
-from tests.fast.test_engine import Items, ending_of, read, text_of
+from tests.engine.test_engine import Items, ending_of, read, text_of
 from tests.model import tiny
 
 Start = Callable[..., SlotsEngine]
@@ -35,7 +35,7 @@ class GatedRunner(Runner):
     """The real runner, stopped before every step until `gate` opens and after step number `hold_at` until `released`; breaks on a token."""
 
     def __init__(self, num_slots: int = 4, hold_at: int | None = None, breaks_on: int | None = None) -> None:
-        super().__init__(tiny.network(), num_slots, SLOT_TOKENS)
+        super().__init__(copy.deepcopy(tiny.network()), num_slots, SLOT_TOKENS)  # an engine changes what its model attends with
         self.entered, self.gate, self.held, self.released = (threading.Event() for _ in range(4))
         self.gate.set()
         self.steps: list[Step] = []

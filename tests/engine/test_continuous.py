@@ -23,8 +23,8 @@ from serve_app.model.engine import Stream
 from serve_app.model.loader import LoadedModel
 from serve_app.model.paged import CPU_CHUNK_TOKENS, PAGE_TOKENS, PagedBatching, flash_attention
 from serve_app.settings import ModelTuning
-from tests.fast.engine_bench import Bench, Gate, assert_same, ending_of, generate, read, text_of, words
-from tests.fast.test_engine import value
+from tests.engine.engine_bench import Bench, Gate, assert_same, ending_of, generate, read, text_of, words
+from tests.engine.test_engine import value
 from tests.model import tiny
 
 pytestmark = pytest.mark.usefixtures("quick_gc")

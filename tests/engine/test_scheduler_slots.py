@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from serve_app.model.scheduler import Chunk, Copy, Step
-from tests.fast.fakes_scheduler import SYSTEM, World
+from tests.engine.fakes_scheduler import SYSTEM, World
 
 
 def test_the_next_turn_of_a_conversation_goes_on_in_its_own_slot() -> None:

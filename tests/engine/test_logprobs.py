@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import copy
 from collections.abc import AsyncIterator, Sequence
 from dataclasses import replace
 from typing import Any
@@ -26,8 +25,8 @@ from serve_app.model.rows import Row, Scored
 from serve_app.model.spelling import Spelling
 from serve_app.model.static import StaticEngine
 from serve_app.settings import ModelTuning
-from tests.fast.test_engine import Items, ending_of, read, text_of
-from tests.fast.test_inflight import REFERENCE, GatedRunner
+from tests.engine.test_engine import Items, ending_of, read, text_of
+from tests.engine.test_inflight import REFERENCE, GatedRunner
 from tests.model import tiny
 
 Engine = StaticEngine | SlotsEngine
@@ -38,8 +37,7 @@ async def engine(request: pytest.FixtureRequest) -> AsyncIterator[Engine]:
     tuning, metrics = ModelTuning(max_batch_size=8), Metrics()
     made: Engine
     if request.param == "static":
-        own = copy.deepcopy(REFERENCE)  # the shared one may still be in the hands of a slots engine
-        made = StaticEngine(tiny.loaded(own, eos_ids=()), tuning, metrics)
+        made = StaticEngine(tiny.loaded(eos_ids=()), tuning, metrics)
     else:
         made = SlotsEngine(tiny.loaded(eos_ids=()), tuning, metrics, runner=GatedRunner())
     yield made

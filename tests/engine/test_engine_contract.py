@@ -1,4 +1,4 @@
-"""Every engine does what tests/fast/contract_engine.py says, on a tiny random model on the CPU."""
+"""Every engine does what tests/engine/contract_engine.py says, on a tiny random model on the CPU."""
 
 from __future__ import annotations
 
@@ -20,8 +20,8 @@ from serve_app.model.paged import PagedBatching
 from serve_app.model.runner import Runner
 from serve_app.model.static import StaticEngine
 from serve_app.settings import ModelSettings, ModelTuning
-from tests.fast.contract_engine import EngineContract
-from tests.fast.engine_bench import AnyEngine, Bench
+from tests.engine.contract_engine import EngineContract
+from tests.engine.engine_bench import AnyEngine, Bench
 from tests.model import tiny
 
 pytestmark = pytest.mark.usefixtures("quick_gc")

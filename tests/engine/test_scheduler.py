@@ -14,7 +14,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, ru
 
 from serve_app.messages import Priority
 from serve_app.model.scheduler import Chunk, Limits, Scheduler, Sequence, Step
-from tests.fast.fakes_scheduler import LIMITS, SYSTEM, World
+from tests.engine.fakes_scheduler import LIMITS, SYSTEM, World
 
 
 def prompt(random: Random) -> list[int]:
