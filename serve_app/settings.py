@@ -39,7 +39,9 @@ class ModelSettings(Settings):
     double_quantization: bool = Field(False, description="quantise the block scales too; saves memory on CUDA, nothing on a CPU")
     block_size: Literal[64, 128, 256, 512, 1024] = Field(64, description="weights that share one scale (nf4, fp4)")
     device: Literal["auto", "cpu", "cuda"] = "auto"
-    threads: Literal["auto"] | int = Field("auto", description="torch threads; auto shares the node's cores among its replicas")
+    threads: Literal["auto"] | int = Field(
+        "auto", description="torch threads; auto shares the node's cores (in a container: its CPU limit) among its replicas"
+    )
     max_context: int = Field(2048, ge=64, description="prompt and answer together, in tokens")
     engine: Literal["static", "slots", "transformers"] = Field(
         "slots",

@@ -9,6 +9,8 @@ import platform
 import subprocess
 from typing import Any
 
+from serve_app.resources import num_cores
+
 PACKAGES = ("torch", "transformers", "bitsandbytes", "ray")
 
 
@@ -16,7 +18,7 @@ def conditions() -> dict[str, Any]:
     """Processor, cores, load, versions and commit."""
     return {
         "cpu": _cpu(),
-        "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
+        "cores": num_cores(),
         "load_average": round(os.getloadavg()[0], 2),
         "python": platform.python_version(),
         **{name: importlib.metadata.version(name) for name in PACKAGES},

@@ -25,8 +25,9 @@ from serve_app.errors import FrugalError
 from serve_app.messages import Failed, Finish
 from serve_app.metrics import Metrics
 from serve_app.model.engine import Engine, Stream
-from serve_app.model.openmp import compute_apart, num_cores
+from serve_app.model.openmp import compute_apart
 from serve_app.model.replica import load_engine
+from serve_app.resources import num_cores
 from serve_app.settings import IngressSettings, ModelTuning, SamplingDefaults
 
 TOLD = ("completed", "errors", "p50_ms", "ttft_p50_ms", "itl_p50_ms", "output_tokens_per_s", "wall_s")

@@ -64,7 +64,8 @@ def bench_engine(context: click.Context, /, config: pathlib.Path, workloads: tup
     from serve_app.bench.engine.table import table
     from serve_app.errors import FrugalError
     from serve_app.model.loader import load
-    from serve_app.model.openmp import compute_apart, num_cores
+    from serve_app.model.openmp import compute_apart
+    from serve_app.resources import num_cores
 
     say = _say(as_json)
     threads = found.app.model.threads

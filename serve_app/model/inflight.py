@@ -16,13 +16,13 @@ from collections.abc import Callable, Iterable
 from dataclasses import replace
 from typing import Any
 
-import psutil
 import torch
 
 from serve_app.errors import ModelLoadError
 from serve_app.messages import FinishReason
 from serve_app.metrics import Metrics
 from serve_app.model.along import Along
+from serve_app.model.devices import free_on
 from serve_app.model.kvcache import num_slots_in
 from serve_app.model.loader import LoadedModel
 from serve_app.model.pace import MAX_CHUNK, Pace
@@ -256,7 +256,7 @@ def keeps(model: Any, settings: ModelSettings, kv_bytes: int) -> bool:
     need = bytes_to_keep(model)
     if not settings.keep_unpacked or not need:
         return False
-    free = psutil.virtual_memory().available
+    free = free_on("cpu")
     if settings.keep_unpacked == "auto":
         return need <= max(free - kv_bytes, 0) * KEEP_SHARE
     if need + kv_bytes > free:

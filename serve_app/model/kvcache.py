@@ -11,11 +11,11 @@ import math
 import mmap
 from typing import Any, TypeAlias
 
-import psutil
 import torch
 from torch import Tensor
 
 from serve_app.errors import ModelLoadError
+from serve_app.model.devices import free_on
 
 PAGE_TOKENS = 256
 
@@ -89,7 +89,7 @@ class SlotCache:
         self.page_tokens = page_tokens if device == "cpu" else slot_tokens
         num_pages = -(-slot_tokens // self.page_tokens)
         size = num_slots * bytes_per_slot(config, slot_tokens, dtype, device, page_tokens)
-        free = torch.cuda.mem_get_info()[0] if device.startswith("cuda") else psutil.virtual_memory().available
+        free = free_on(device)
         if size > free:
             held = num_pages * self.page_tokens
             factors = f"{num_slots} slots x {held} tokens x 2 x {layers} layers x {heads} heads x {dim} x {dtype.itemsize} bytes"

@@ -20,12 +20,12 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any
 
-import psutil
 import torch
 
 from serve_app.errors import FrugalError, ModelLoadError
 from serve_app.messages import ModelCard
 from serve_app.model import copies
+from serve_app.model.devices import free_on
 from serve_app.model.fingerprint import bits_of, fingerprint, sha256_of
 from serve_app.model.measure import measure_alone, memory_of
 from serve_app.model.quantize import is_fast_cpu, quantise, unpack
@@ -85,7 +85,7 @@ def _load(settings: ModelSettings, data_path: pathlib.Path, threads: int, report
     dtype = torch.float32 if plain_cpu and settings.quantization == "none" else torch.bfloat16
     model, tokenizer = _read(folder, device, dtype=dtype)
     _check_context(settings, model.config)
-    if plain_cpu and settings.quantization != "none" and memory_of(model)[0] * 4 * 6 // 5 < psutil.virtual_memory().available:
+    if plain_cpu and settings.quantization != "none" and memory_of(model)[0] * 4 * 6 // 5 < free_on("cpu"):
         report("unpacking 4-bit weights for a CPU without AVX512-BF16")
         model = unpack(model)
     loaded = _describe(settings, source, device, threads, model, tokenizer)
@@ -175,7 +175,7 @@ def _read(folder: pathlib.Path, device: str, gguf: str | None = None, dtype: tor
 
 def _check_memory(num_bytes: int, device: str) -> None:
     """Weights and a fifth for what runs them must fit, or the kernel kills the replica without a word."""
-    free = torch.cuda.mem_get_info()[0] if device.startswith("cuda") else psutil.virtual_memory().available
+    free = free_on(device)
     need = num_bytes * 6 // 5
     if need > free:
         raise ModelLoadError(

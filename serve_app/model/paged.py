@@ -12,13 +12,13 @@ import threading
 from collections.abc import Iterator
 from typing import Any
 
-import psutil
 import torch
 from transformers import GenerationConfig
 from transformers.generation.configuration_utils import ContinuousBatchingConfig
 from transformers.utils import is_flash_attn_2_available, is_flash_attn_3_available
 
 from serve_app.errors import ModelLoadError
+from serve_app.model.devices import free_on
 from serve_app.model.kvcache import num_slots_in
 from serve_app.model.loader import LoadedModel
 from serve_app.model.paged_sampling import PagedSampling, PagedStep, Ticket
@@ -147,7 +147,7 @@ def flash_attention(device: str, dtype: torch.dtype) -> str | None:
 
 
 def _check_memory(budget_bytes: int, device: str) -> None:
-    free = torch.cuda.mem_get_info()[0] if device.startswith("cuda") else psutil.virtual_memory().available
+    free = free_on(device)
     if budget_bytes > free:
         raise ModelLoadError(
             f"model.kv_cache_mb is {budget_bytes / 1e6:,.0f} and {free / 1e6:,.0f} MB are free on {device}; "

@@ -21,8 +21,9 @@ from serve_app.live import Live
 from serve_app.messages import Failed, Finish, Generate, Item, ModelCard
 from serve_app.metrics import Metrics
 from serve_app.model.engine import Account, Engine, Stream
-from serve_app.model.openmp import compute_apart, num_cores
+from serve_app.model.openmp import compute_apart
 from serve_app.model.source import stay_offline
+from serve_app.resources import num_cores
 from serve_app.settings import AppSettings, ModelTuning
 from serve_app.store.database import Database
 from serve_app.store.ledger import Ledger, ReplicaRow

@@ -22,6 +22,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from serve_app.program import haproxy
+from serve_app.resources import num_cores
 
 Wanted = Literal["auto", "fast", "plain"]
 
@@ -167,7 +168,7 @@ def _fast(data_path: pathlib.Path) -> dict[str, str]:
         "RAY_SERVE_HAPROXY_METRICS_SOCKET_PATH": str(folder / "metrics.sock"),
         "RAY_SERVE_HAPROXY_SERVER_STATE_BASE": str(folder),
         "RAY_SERVE_HAPROXY_SERVER_STATE_FILE": str(folder / "server-state"),
-        "RAY_SERVE_HAPROXY_NBTHREAD": str(min(4, os.cpu_count() or 1)),
+        "RAY_SERVE_HAPROXY_NBTHREAD": str(min(4, num_cores())),
         "RAY_SERVE_HAPROXY_HARD_STOP_AFTER_S": HARD_STOP_S,
         "RAY_SERVE_PROXY_HEALTH_CHECK_PERIOD_S": HAPROXY_CHECK_S,
         "RAY_SERVE_DIRECT_INGRESS_MIN_DRAINING_PERIOD_S": DRAIN_S,
