@@ -22,7 +22,7 @@ from serve_app.errors import FrugalError, ModelChanged
 from serve_app.handles import Calls, ModelHandle, actor_started_at, as_value, whole_answer
 from serve_app.live import Live
 from serve_app.messages import Answer, Ask, Failed, Generate, Item, ModelCard, Selection
-from serve_app.messages_feeds import Article, Feed, Probe, Rerun, RerunPreview
+from serve_app.messages_feeds import Article, DailyDigest, Feed, Probe, Rerun, RerunPreview
 from serve_app.metrics import Snapshot
 from serve_app.model.engine import Stream
 from serve_app.settings import AppSettings, IngressSettings
@@ -180,6 +180,9 @@ class FeedsDeployment:
 
     async def retry_article(self, article_id: str) -> Article | Failed:
         return await as_value(self._service.retry_article(article_id))
+
+    async def retry_digest(self, date: str, tag: str) -> DailyDigest | Failed:
+        return await as_value(self._service.retry_digest(date, tag))
 
     async def rerun_articles(self, rerun: Rerun, dry_run: bool) -> RerunPreview | Failed:
         return await as_value(self._service.rerun_articles(rerun, dry_run))

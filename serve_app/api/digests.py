@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from fastapi import APIRouter
 from fastapi import Query as InQuery
@@ -16,6 +16,7 @@ from serve_app.api.schemas import Listing
 from serve_app.messages_feeds import DailyQuery, DailyState
 
 router = APIRouter()
+FINAL: dict[str, Any] = {"description": "The digest has not failed, or is of an earlier day"}
 
 
 class DigestOut(BaseModel):
@@ -44,6 +45,12 @@ class DigestList(Listing[DigestOut]):
     """A page of daily digests."""
 
 
+class RetryParams(Query):
+    """Query string of POST /v1/digests/{date}/retry."""
+
+    tag: str = Field("*", max_length=100, description="the digest's tag; without it the digest of all articles")
+
+
 class DigestParams(Query):
     """Query string of GET /v1/digests."""
 
@@ -54,6 +61,18 @@ class DigestParams(Query):
     def query(self) -> DailyQuery:
         """The same in our words."""
         return DailyQuery(self.tag, self.limit, self.cursor)
+
+
+@router.post(
+    "/v1/digests/{date}/retry",
+    status_code=202,
+    summary="Write a failed daily digest again",
+    tags=["Articles"],
+    responses={404: examples.MISSING, 409: FINAL},
+)
+async def retry_digest(date: str, query: Annotated[RetryParams, InQuery()], services: Graph) -> DigestOut:
+    """Makes the last day's digest of a tag pending with one more try at least; it is written after the reply."""
+    return DigestOut.model_validate(await services.retry_digest(date, query.tag))
 
 
 @router.get("/v1/digests", summary="List daily digests, newest first", tags=["Articles"], responses={400: examples.BAD})

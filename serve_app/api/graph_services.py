@@ -23,7 +23,18 @@ from serve_app.errors import Overloaded, Stopping
 from serve_app.feeds.websub import Verification
 from serve_app.live import Live
 from serve_app.messages import Answer, Ask, Item, ModelCard, Selection
-from serve_app.messages_feeds import Article, ArticlePage, ArticleQuery, DailyPage, DailyQuery, Feed, Probe, Rerun, RerunPreview
+from serve_app.messages_feeds import (
+    Article,
+    ArticlePage,
+    ArticleQuery,
+    DailyDigest,
+    DailyPage,
+    DailyQuery,
+    Feed,
+    Probe,
+    Rerun,
+    RerunPreview,
+)
 from serve_app.metrics import Metrics, Snapshot, render
 from serve_app.settings import AppSettings, IngressSettings
 from serve_app.store.articles import ArticleStore
@@ -157,6 +168,10 @@ class GraphServices:
     async def rerun_articles(self, rerun: Rerun, dry_run: bool) -> RerunPreview:
         preview: RerunPreview = await self._calls.feeds("rerun_articles", rerun, dry_run)
         return preview
+
+    async def retry_digest(self, date: str, tag: str) -> DailyDigest:
+        digest: DailyDigest = await self._calls.feeds("retry_digest", date, tag)
+        return digest
 
     async def digests(self, q: DailyQuery) -> DailyPage:
         return await asyncio.to_thread(self._daily.query, q)

@@ -12,7 +12,18 @@ from typing import Any, Protocol
 from serve_app.cache.stored import StoredAnswers
 from serve_app.feeds.websub import Verification
 from serve_app.messages import Answer, Ask, Item, ModelCard
-from serve_app.messages_feeds import Article, ArticlePage, ArticleQuery, DailyPage, DailyQuery, Feed, Probe, Rerun, RerunPreview
+from serve_app.messages_feeds import (
+    Article,
+    ArticlePage,
+    ArticleQuery,
+    DailyDigest,
+    DailyPage,
+    DailyQuery,
+    Feed,
+    Probe,
+    Rerun,
+    RerunPreview,
+)
 from serve_app.settings import IngressSettings
 from serve_app.store.webhooks import Delivery, Health
 
@@ -55,6 +66,10 @@ class Services(Protocol):
 
     async def rerun_articles(self, rerun: Rerun, dry_run: bool) -> RerunPreview:
         """Summarise articles again, or with `dry_run` say what that would cost. Raises NotFound for a feed that is none."""
+        ...
+
+    async def retry_digest(self, date: str, tag: str) -> DailyDigest:
+        """Ask for a failed one again. Raises NotFound, and Conflict for one that has not failed or is not of the last day."""
         ...
 
     async def digests(self, q: DailyQuery) -> DailyPage:

@@ -63,6 +63,10 @@ class DailyWriter:
     def reconfigure(self, settings: FeedsSettings) -> None:
         """Use these settings from the next digest on."""
         self._settings = settings
+        self.wake()
+
+    def wake(self) -> None:
+        """Look now what is due."""
         self._woken.set()
 
     async def run(self) -> None:

@@ -59,6 +59,7 @@ class FeedsService:
         self._outbox = Outbox()
         self._store = ArticleStore(self._database, self._outbox)
         self._webhooks = WebhookStore(self._database)
+        self._digests = DailyStore(self._database, self._outbox)
         self._reruns = Reruns(self._database, app.model.id)
         self._settings = Live(FeedsSettings, "Feeds.user_config", app.kept_settings("Feeds"), session)
         self._loop: FeedsLoop | None = None
@@ -89,8 +90,7 @@ class FeedsService:
             self._poster = Poster(settings)
             self._deliverer = Deliverer(self._webhooks, self._poster, self.metrics, self._holder, time.time)
             self._take_webhooks(settings)
-            daily = DailyStore(self._database, self._outbox)
-            self._daily = DailyWriter(daily, self._ask_daily, self.metrics, self._holder, time.time, settings, model=self._model)
+            self._daily = DailyWriter(self._digests, self._ask_daily, self.metrics, self._holder, time.time, settings, model=self._model)
             beside = (self._deliverer.run, self._daily.run)
             pages = PageReader(
                 PageStore(self._database), self._fetcher, self._parsers.extract, self._holder, time.time, missing=extract.missing()
@@ -177,6 +177,18 @@ class FeedsService:
         article = await asyncio.to_thread(self._store.retry_article, article_id, time.time())
         self._wake()
         return article
+
+    async def retry_digest(self, date: str, tag: str) -> DailyDigest:
+        """Ask for a failed daily digest again.
+
+        Raises:
+            NotFound: there is none of this date and tag.
+            Conflict: it has not failed, or is not of the last day.
+        """
+        digest = await asyncio.to_thread(self._digests.retry, date, tag, time.time())
+        if self._daily is not None:
+            self._daily.wake()
+        return digest
 
     async def rerun_articles(self, rerun: Rerun, dry_run: bool) -> RerunPreview:
         """Summarise articles again, or with `dry_run` say what that would cost.

@@ -1,7 +1,8 @@
 """Daily digests as rows: one per date and tag, whatever crashes.
 
-A row is pending until it is done, failed or found empty, and never changes after that; what is done goes into the outbox in the same
-transaction. Writes need the lease. Times are the caller's; all methods block. Tests: tests/contract_store/daily.py.
+A row is pending until it is done, failed or found empty; after that only a failed one changes, where a person asks for it again. What is
+done goes into the outbox in the same transaction. Writes of the writer need the lease. Times are the caller's; all methods block.
+Tests: tests/contract_store/daily.py.
 """
 
 from __future__ import annotations
@@ -10,12 +11,12 @@ import base64
 import binascii
 import json
 from collections.abc import Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from typing import Any
 
 from sqlalchemy import Row, and_, delete, func, or_, select, update
 
-from serve_app.errors import BadRequest
+from serve_app.errors import BadRequest, Conflict, NotFound
 from serve_app.events import digest_event
 from serve_app.messages_feeds import Article, DailyDigest, DailyPage, DailyQuery
 from serve_app.store import leases
@@ -75,6 +76,27 @@ class DailyStore:
             if stored and digest.state == "done":
                 self._outbox.add(connection, digest_event(digest))
             return stored
+
+    def retry(self, date: str, tag: str, now: float) -> DailyDigest:
+        """A person asks for a failed digest again: pending, with one more try at least. Only of the newest date: articles of earlier days
+        may be gone, and what waits from them is given up.
+
+        Raises:
+            NotFound: there is none of this date and tag.
+            Conflict: it has not failed, or is of an earlier date.
+        """
+        is_it = (daily_digests.c.date == date, daily_digests.c.tag == tag, daily_digests.c.state != "empty")
+        with self._database.begin() as connection:
+            row = connection.execute(select(daily_digests).where(*is_it).with_for_update()).one_or_none()
+            if row is None:
+                raise NotFound(f"there is no digest of {date} for {tag}; GET /v1/digests lists them")
+            if row.state != "failed":
+                raise Conflict(f"this digest is {row.state}; only a failed one can be written again")
+            if row.date != connection.scalar(select(func.max(daily_digests.c.date))):
+                raise Conflict("this digest is of an earlier day; only the last day's can be written again")
+            again = replace(_digest(row), state="pending", reason=None, next_try_at=None, updated_at=now)
+            connection.execute(update(daily_digests).where(*is_it).values(_row(again)))
+        return again
 
     def query(self, query: DailyQuery) -> DailyPage:
         """A page, the newest first; days without articles of the tag are left out.

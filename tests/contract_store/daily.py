@@ -1,4 +1,4 @@
-"""Daily digests as rows: one per date and tag, told together with what they are, and never changed once they are over."""
+"""Daily digests as rows: one per date and tag, told together with what they are; once over, only a failed one is asked for again."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from dataclasses import replace
 
 import pytest
 
-from serve_app.errors import BadRequest
+from serve_app.errors import BadRequest, Conflict, NotFound
 from serve_app.events import tags_of
 from serve_app.feeds.daily import choose
 from serve_app.messages_feeds import DailyDigest, DailyQuery
@@ -173,3 +173,25 @@ def test_the_tags_of_a_summary_choose_its_digest_and_its_webhook(store: DailySto
     assert [found.guid for found in choose(found, "law", 400).articles] == ["b"]
     bodies = [json.loads(delivery.body)["data"] for delivery in WebhookStore(database).due(hook.id, 1e6, 10)]
     assert sorted((body["guid"], tuple(body["summary"]["tags"])) for body in bodies) == [("a", ("ai",)), ("b", ("AI", "law"))]
+
+
+def test_a_person_has_the_last_days_failed_digest_written_again(store: DailyStore) -> None:
+    store.begin(ME, MONDAY, ("ai",), 10.0)
+    store.begin(ME, TUESDAY, ("ai", "law", "tax"), 20.0)
+    failed = DailyDigest(TUESDAY, "ai", "failed", reason="it looped", attempts=3, updated_at=30.0)
+    for digest in (failed, written("law"), DailyDigest(TUESDAY, "tax", "empty")):
+        store.record(ME, digest)
+    assert store.due(TUESDAY, ("ai",), 40.0) == ()
+    again = store.retry(TUESDAY, "ai", 40.0)
+    assert again == replace(failed, state="pending", reason=None, updated_at=40.0), "the tries so far stay counted"
+    assert store.due(TUESDAY, ("ai",), 40.0) == (again,)
+    for tag, words in (("ai", "this digest is pending"), ("law", "this digest is done")):
+        with pytest.raises(Conflict, match=words):
+            store.retry(TUESDAY, tag, 50.0)
+    with pytest.raises(Conflict, match="only the last day's"):
+        store.retry(MONDAY, "ai", 50.0)
+    for date, tag in ((TUESDAY, "tax"), (TUESDAY, "nobody's"), ("2020-01-01", "ai")):
+        with pytest.raises(NotFound, match=f"no digest of {date} for {tag}"):
+            store.retry(date, tag, 50.0)
+    assert store.record(ME, written("ai"))
+    assert [digest.state for digest in store.query(DailyQuery("ai")).digests] == ["done", "failed"]

@@ -259,6 +259,15 @@ class FakeServices:
         self.reruns.append((rerun, dry_run))
         return replace(self.preview, dry_run=dry_run)
 
+    async def retry_digest(self, date: str, tag: str) -> DailyDigest:
+        for number, known in enumerate(self.all_digests):
+            if (known.date, known.tag) == (date, tag):
+                if known.state != "failed":
+                    raise Conflict(f"this digest is {known.state}")
+                self.all_digests[number] = replace(known, state="pending", reason=None, next_try_at=None)
+                return self.all_digests[number]
+        raise NotFound(f"there is no digest of {date} for {tag}")
+
     async def digests(self, q: DailyQuery) -> DailyPage:
         self._fail("digests")
         start = int(q.cursor or 0)

@@ -72,3 +72,20 @@ async def test_a_foreign_cursor_is_refused() -> None:
     services.break_part("digests", BadRequest("cursor is not one that this server gave out", param="cursor"))
     reply = await client_of(services).get("/v1/digests", params={"cursor": "x"})
     assert (reply.status_code, reply.json()["error"]["param"]) == (400, "cursor")
+
+
+async def test_a_failed_digest_is_asked_for_again_and_others_say_why_not() -> None:
+    failed = digest("ai", state="failed", text="", reason="it looped", attempts=3)
+    client = client_of(FakeServices(all_digests=[digest(), failed]))
+    again = await client.post("/v1/digests/2026-11-25/retry", params={"tag": "ai"})
+    assert again.status_code == 202
+    assert {name: again.json()[name] for name in ("tag", "state", "reason", "attempts")} == {
+        "tag": "ai",
+        "state": "pending",
+        "reason": None,
+        "attempts": 3,
+    }
+    done, missing = [await client.post(f"/v1/digests/2026-11-{day}/retry") for day in ("25", "01")]
+    assert (done.status_code, done.json()["error"]["message"]) == (409, "this digest is done")
+    assert (missing.status_code, missing.json()["error"]["message"]) == (404, "there is no digest of 2026-11-01 for *")
+    assert (await client.post("/v1/digests/2026-11-25/retry", params={"tga": "ai"})).status_code == 400

@@ -137,7 +137,7 @@ async def test_the_newest_daily_digests_are_shown_and_those_that_failed_say_why(
     services = FakeServices(all_digests=[digest(), digest("ai", text=EVIL), failed, older])
     page = await page_of(services)
     assert "Daily digest, 2026-11-25 All articles What a day. 1 article tiny/model ai" in page.words
-    assert "law It could not be written: out of memory." in page.words
+    assert "law It could not be written: out of memory. To try again: POST /v1/digests/2026-11-25/retry?tag=law." in page.words
     assert EVIL in page.text
     assert "The day before." not in page.words
     assert "Daily digest" not in (await page_of(services, "/?cursor=1")).words

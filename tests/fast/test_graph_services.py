@@ -251,6 +251,7 @@ async def test_changes_of_feeds_go_to_feeds_and_its_errors_come_back(world: Worl
     await world.services.remove_feed("feed0")
     await world.services.check_feed(url)
     await world.services.retry_article("a0")
+    await world.services.retry_digest("2026-11-25", "ai")
     assert world.calls.asked == [
         ("add_feed", url, {"full_text": True}),
         ("change_feed", "feed0", {"full_text": None}, None),
@@ -258,6 +259,7 @@ async def test_changes_of_feeds_go_to_feeds_and_its_errors_come_back(world: Worl
         ("remove_feed", "feed0"),
         ("check_feed", url),
         ("retry_article", "a0"),
+        ("retry_digest", "2026-11-25", "ai"),
     ]
     world.calls.broken["add_feed"] = Conflict("it is there already")
     with pytest.raises(Conflict, match="it is there already"):
