@@ -18,16 +18,24 @@ from serve_app.settings_base import Settings
 EventName = Literal["article.done", "article.failed", "feed.failing", "feed.gone", "digest.daily"]
 EVENTS: tuple[EventName, ...] = get_args(EventName)
 PREFIX = "whsec_"
+MAX_SECRETS = 3
 MIN_KEY_BYTES, MAX_KEY_BYTES = 24, 64  # https://github.com/standard-webhooks/standard-webhooks/blob/main/spec/standard-webhooks.md
 HOW = "make one with `python -c \"import base64, os; print('whsec_' + base64.b64encode(os.urandom(32)).decode())\"`"
 
 
-def signing_key(secret: str) -> bytes:
-    """The bytes that a secret `whsec_<base64>` stands for.
+def signing_keys(secrets: str) -> tuple[bytes, ...]:
+    """The bytes that secrets `whsec_<base64>` stand for: one, or more with spaces between while receivers change over to a new one.
 
     Raises:
-        ValueError: it is none; the message never holds it.
+        ValueError: they are none, or too many; the message never holds them.
     """
+    found = secrets.split()
+    if len(found) > MAX_SECRETS:
+        raise ValueError(f"holds {len(found)} secrets; {MAX_SECRETS} at most, and one once every receiver knows it")
+    return tuple(_signing_key(secret) for secret in found or [""])
+
+
+def _signing_key(secret: str) -> bytes:
     if not secret.startswith(PREFIX):
         raise ValueError(f"does not begin with {PREFIX}; {HOW}")
     try:
@@ -43,7 +51,7 @@ class Webhook(Settings):
     """One receiver. Without `feeds` it hears of all feeds, without `tags` of all articles."""
 
     url: str = Field(min_length=1, max_length=2_000)
-    secret: str | None = Field(None, repr=False, description="whsec_<base64>, what its messages are signed with")
+    secret: str | None = Field(None, repr=False, description="whsec_<base64>, what its messages are signed with; while it changes: new old")
     secret_env: str | None = Field(
         None, pattern="^[A-Za-z_][A-Za-z0-9_]*$", description="a variable of the server's environment that holds the secret instead"
     )
@@ -59,7 +67,7 @@ class Webhook(Settings):
             raise ValueError("give either secret or secret_env, so that the receiver can tell our messages from others")
         if self.secret is not None:
             try:
-                signing_key(self.secret)
+                signing_keys(self.secret)
             except ValueError as error:
                 raise ValueError(f"secret {error}") from None
         return self

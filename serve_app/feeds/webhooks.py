@@ -16,14 +16,14 @@ import hmac
 import logging
 import os
 import random
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal, Protocol
 
 from serve_app.errors import FetchError
 from serve_app.feeds.slots import Slots
 from serve_app.metrics import Metrics
-from serve_app.settings_webhooks import Webhook, signing_key
+from serve_app.settings_webhooks import Webhook, signing_keys
 from serve_app.store.webhooks import Delivery, WebhookStore
 
 log = logging.getLogger(__name__)
@@ -85,13 +85,13 @@ def signature(key: bytes, message_id: str, timestamp: int, body: bytes) -> str:
     return "v1," + base64.b64encode(hmac.new(key, signed, hashlib.sha256).digest()).decode()
 
 
-def signed_headers(key: bytes, message_id: str, now: float, body: bytes) -> dict[str, str]:
-    """What goes with a message. The timestamp is that of the try, which receivers compare with their clocks."""
+def signed_headers(keys: Sequence[bytes], message_id: str, now: float, body: bytes) -> dict[str, str]:
+    """What goes with a message, signed with each key. The timestamp is that of the try, which receivers compare with their clocks."""
     return {
         "content-type": "application/json",
         "webhook-id": message_id,
         "webhook-timestamp": str(int(now)),
-        "webhook-signature": signature(key, message_id, int(now), body),
+        "webhook-signature": " ".join(signature(key, message_id, int(now), body) for key in keys),
     }
 
 
@@ -193,9 +193,9 @@ class Deliverer:
     async def _try(self, webhook: Webhook, delivery: Delivery) -> tuple[Posted | None, str]:
         """The answer, or none, and why it is no success."""
         try:
-            key = self._key(webhook)
+            keys = self._keys(webhook)
             body = delivery.body.encode("utf-8", "replace")
-            posted = await self._post(webhook.url, body, signed_headers(key, delivery.id, self._now(), body))
+            posted = await self._post(webhook.url, body, signed_headers(keys, delivery.id, self._now(), body))
         except FetchError as error:
             return None, error.message
         except Exception as error:
@@ -205,15 +205,15 @@ class Deliverer:
             return posted, f"it answered with a redirect ({posted.status}), which is not followed; put the final address here"
         return posted, f"it answered with status {posted.status}"
 
-    def _key(self, webhook: Webhook) -> bytes:
+    def _keys(self, webhook: Webhook) -> tuple[bytes, ...]:
         if webhook.secret is not None:
-            return signing_key(webhook.secret)
+            return signing_keys(webhook.secret)
         name = webhook.secret_env or ""
         secret = self._environment.get(name)
         if not secret:
             raise FetchError(f"the variable {name} is not set where Feeds runs; set it and start again")
         try:
-            return signing_key(secret)
+            return signing_keys(secret)
         except ValueError as error:
             raise FetchError(f"the variable {name} {error}") from None
 

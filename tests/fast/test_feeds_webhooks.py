@@ -32,7 +32,7 @@ from serve_app.feeds.webhooks import (
 )
 from serve_app.metrics import Metrics
 from serve_app.settings_feeds import FeedsSettings
-from serve_app.settings_webhooks import Webhook, signing_key
+from serve_app.settings_webhooks import Webhook, signing_keys
 from serve_app.store.articles import LEASE, ArticleStore, LeaseLost
 from serve_app.store.database import Database
 from serve_app.store.webhooks import KEEP_S, Health, WebhookStore
@@ -45,7 +45,7 @@ ME = "me"
 def test_a_signature_is_that_of_the_standards_example() -> None:
     # https://github.com/standard-webhooks/standard-webhooks: the case that its libraries test themselves with
     body = b'{"test": 2432232314}'
-    assert signature(signing_key(SECRET), "msg_p5jXN8AQM9LWM0D4loKWxJek", 1614265330, body) == (
+    assert signature(signing_keys(SECRET)[0], "msg_p5jXN8AQM9LWM0D4loKWxJek", 1614265330, body) == (
         "v1,g0hM9SsE+OTPJTGt/tmIKtSyZlE3uFJELVlNIOLJ1OE="
     )
 

@@ -9,17 +9,19 @@ import pytest
 
 from serve_app.errors import ConfigError
 from serve_app.settings_feeds import FeedsSettings
-from serve_app.settings_webhooks import Webhook, signing_key
+from serve_app.settings_webhooks import Webhook, signing_keys
 
-SECRET = "whsec_" + base64.b64encode(b"k" * 32).decode()
+SECRET, OTHER = ["whsec_" + base64.b64encode(key * 32).decode() for key in (b"k", b"o")]
 
 
 def load(**values: Any) -> Webhook:
     return FeedsSettings.load({"webhooks": [{"url": "https://me.test/in", "secret": SECRET, **values}]}).webhooks[0]
 
 
-def test_the_key_is_what_stands_behind_the_prefix() -> None:
-    assert signing_key(SECRET) == b"k" * 32
+def test_the_key_is_what_stands_behind_the_prefix_and_a_second_one_behind_a_space() -> None:
+    assert signing_keys(SECRET) == (b"k" * 32,)
+    assert signing_keys(f"{OTHER} {SECRET}") == (b"o" * 32, b"k" * 32)
+    assert load(secret=f" {OTHER}\n{SECRET} ").secret is not None
 
 
 @pytest.mark.parametrize(
@@ -28,6 +30,9 @@ def test_the_key_is_what_stands_behind_the_prefix() -> None:
         ({"secret": "s3cr3t-of-mine"}, "secret does not begin with whsec_; make one with"),
         ({"secret": "whsec_s3cr3t!"}, "secret is no base64 behind whsec_"),
         ({"secret": "whsec_czNjcjN0"}, "secret holds 6 bytes and must hold 24 to 64"),
+        ({"secret": ""}, "secret does not begin with whsec_"),
+        ({"secret": f"{SECRET} s3cr3t"}, "secret does not begin with whsec_"),
+        ({"secret": " ".join([SECRET] * 4)}, "secret holds 4 secrets; 3 at most"),
         ({"secret": None}, "give either secret or secret_env"),
         ({"secret_env": "NAME"}, "give either secret or secret_env"),
         ({"secret": None, "secret_env": "1 NAME"}, "secret_env"),
