@@ -6,6 +6,7 @@ import os
 import pathlib
 import signal
 import sys
+from typing import Any
 
 import psutil
 import pytest
@@ -84,10 +85,15 @@ def be_terminated() -> None:
     signal.pause()
 
 
-def test_sigterm_stops_it_as_ctrl_c_does(stage: Stage) -> None:
+@pytest.mark.parametrize("handler", [signal.default_int_handler, signal.SIG_IGN], ids=["as usual", "started by a script with &"])
+def test_sigterm_stops_it_as_ctrl_c_does(stage: Stage, handler: Any) -> None:
     before = signal.getsignal(signal.SIGTERM)
-    with pytest.raises(KeyboardInterrupt), own_server.own_server(stage.config, stage.said.append, stage.program(READY)):
-        be_terminated()
+    of_ctrl_c = signal.signal(signal.SIGINT, handler)
+    try:
+        with pytest.raises(KeyboardInterrupt), own_server.own_server(stage.config, stage.said.append, stage.program(READY)):
+            be_terminated()
+    finally:
+        signal.signal(signal.SIGINT, of_ctrl_c)
     assert not psutil.pid_exists(stage.process)
     assert signal.getsignal(signal.SIGTERM) is before
 
