@@ -134,9 +134,7 @@ class _Load:
         return arrivals
 
     async def _note(self, stream: Stream) -> None:
-        finish = await ending(stream)
-        if finish.reason != "cancelled":
-            self._arrived.append(finish)
+        self._arrived.append(await ending(stream))
 
     def _stream(self) -> TimedStream:
         number, most = len(self._streams), self._stream_tokens
@@ -151,13 +149,14 @@ class _Load:
 
     def _figures(self, began_at: float, ended_at: float, num_arrivals: int) -> Figures:
         found = [gap for stream in self._streams for gap, at in gaps(stream.emitted) if began_at <= at <= ended_at]
-        itl, ttft = percentiles(found), percentiles([finish.ttft_s for finish in self._arrived])
+        finished = [finish for finish in self._arrived if finish.reason != "cancelled"]
+        itl, ttft = percentiles(found), percentiles([finish.ttft_s for finish in finished])
         return {
             **{f"itl_p{percent}_ms": itl[percent] * 1000 if itl else None for percent in PERCENTS},
             "itl_max_ms": max(found, default=0.0) * 1000,
             "stream_tokens_per_s": len(found) / (ended_at - began_at),
             "prompts": num_arrivals,
-            "prompts_finished": len(self._arrived),
+            "prompts_finished": len(finished),
             "prompt_tokens": median([finish.usage.prompt_tokens for finish in self._arrived]),
             **{f"prompt_ttft_p{percent}_s": ttft.get(percent) for percent in (50, 95)},
         }
