@@ -61,7 +61,8 @@ class Program:
         command = [sys.executable, "-m", "serve_app", "serve", str(self.path), "--profile", profile]
         with (self.folder / "out.log").open("wb") as log:
             self._process = subprocess.Popen(command, cwd=self.folder, env=self.environment, stdout=log, stderr=log, start_new_session=True)
-        self.wait_for(lambda: self.get("/ready")["ready"], within_s)
+        # By its own word first: what a killed run left answers on this port for some seconds, until the new one has ended it.
+        self.wait_for(lambda: self.has_started() and self.get("/ready")["ready"], within_s)
 
     def stop(self, number: int = signal.SIGTERM) -> list[str]:
         """Signal it, wait for its end; the command lines of what is left of it."""
@@ -134,9 +135,9 @@ class Program:
         return self.named(f"ray::ServeReplica:frugal-serve:{deployment}")
 
     def has_started(self) -> bool:
-        """Whether the launcher has seen its present start ready."""
+        """Whether the launcher lives and has seen its present start ready."""
         run = RunFile(self.folder / "data").read()
-        return run is not None and run.ready_at is not None
+        return run is not None and run.ready_at is not None and run.process() is not None
 
     def wait_for(self, condition: Any, timeout_s: float) -> None:
         """Until the condition holds; a server that does not answer yet does not hold."""
