@@ -87,23 +87,23 @@ class Database:
         return contextlib.nullcontext() if self.is_sqlite else postgres.answering(self.url)
 
     def _upgrade(self) -> None:
-        config = _alembic_config()
         if not self.is_sqlite:
             with postgres.opening(self.url), self.engine.begin() as connection:
                 postgres.check_encoding(connection)
                 connection.exec_driver_sql("SET LOCAL lock_timeout = 0")  # another replica's migration may take its time
                 postgres.lock(connection, "migrate")
-                _migrate(connection, config)
+                _migrate(connection)
             return
         path = pathlib.Path(self.engine.url.database or "")
         path.parent.mkdir(parents=True, exist_ok=True)
         with FileLock(f"{path}.lock", timeout=BUSY_TIMEOUT_S), self.engine.begin() as connection:
-            _migrate(connection, config)
+            _migrate(connection)
 
 
-def _migrate(connection: Connection, config: alembic.config.Config) -> None:
+def _migrate(connection: Connection) -> None:
     if MigrationContext.configure(connection).get_current_revision() == _newest():
         return
+    config = _alembic_config()
     config.attributes["connection"] = connection
     alembic.command.upgrade(config, "head")
 

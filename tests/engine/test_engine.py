@@ -16,7 +16,7 @@ import torch
 from transformers import StoppingCriteriaList
 
 from serve_app.errors import BadRequest, Cancelled, ContextLengthExceeded, FrugalError, GenerationFailed, Overloaded, Unavailable
-from serve_app.messages import Chunk, Failed, Finish, Generate, Usage
+from serve_app.messages import Chunk, Failed, Generate, Usage
 from serve_app.metrics import Metrics, Snapshot
 from serve_app.model.engine import Stream
 from serve_app.model.loader import LoadedModel
@@ -25,24 +25,15 @@ from serve_app.model.rows import Row
 from serve_app.model.static import StaticEngine
 from serve_app.model.waiting import DrainRate, next_batch
 from serve_app.settings import ModelTuning
+from tests.engine.engine_bench import Items, ending_of, text_of
 from tests.model import tiny
 
-Items = list[Chunk | Finish | Failed]
 Start = Callable[..., StaticEngine]
 
 
 async def read(stream: Stream) -> Items:
     async with asyncio.timeout(30):
         return [item async for item in stream]
-
-
-def text_of(items: Items) -> str:
-    return "".join(item.text for item in items if isinstance(item, Chunk))
-
-
-def ending_of(items: Items) -> Any:
-    assert [isinstance(item, Chunk) for item in items] == [True] * (len(items) - 1) + [False]
-    return items[-1]
 
 
 async def generate(engine: StaticEngine, *requests: Generate) -> list[Items]:

@@ -23,7 +23,8 @@ from serve_app.model.inflight import SlotsEngine
 from serve_app.model.runner import Runner
 from serve_app.model.scheduler import Step
 from serve_app.settings import ModelTuning
-from tests.engine.test_engine import Items, ending_of, read, text_of
+from tests.engine.engine_bench import Items, ending_of, text_of
+from tests.engine.test_engine import read
 from tests.model import tiny
 
 Start = Callable[..., SlotsEngine]

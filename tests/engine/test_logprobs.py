@@ -25,7 +25,8 @@ from serve_app.model.rows import Row, Scored
 from serve_app.model.spelling import Spelling
 from serve_app.model.static import StaticEngine
 from serve_app.settings import ModelTuning
-from tests.engine.test_engine import Items, ending_of, read, text_of
+from tests.engine.engine_bench import Items, ending_of, text_of
+from tests.engine.test_engine import read
 from tests.engine.test_inflight import REFERENCE, GatedRunner
 from tests.model import tiny
 

@@ -14,7 +14,8 @@ from serve_app.model.along import Along
 from serve_app.model.engine import Stream
 from serve_app.model.inflight import SlotsEngine
 from serve_app.settings import ModelTuning
-from tests.engine.test_engine import Items, ending_of, read, text_of
+from tests.engine.engine_bench import Items, ending_of, text_of
+from tests.engine.test_engine import read
 from tests.engine.test_inflight import GatedRunner, words
 from tests.model import tiny
 

@@ -19,7 +19,8 @@ from serve_app.model.kvcache import SlotCache
 from serve_app.model.runner import Runner
 from serve_app.model.scheduler import Limits, Scheduler, Sequence
 from serve_app.settings import ModelTuning
-from tests.engine.test_engine import read, text_of
+from tests.engine.engine_bench import text_of
+from tests.engine.test_engine import read
 from tests.model import tiny
 from tests.model.families import FAMILIES, make
 from tests.model.forced import own_logits, slots_logits

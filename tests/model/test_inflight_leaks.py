@@ -18,7 +18,8 @@ from serve_app.model.inflight import SlotsEngine
 from serve_app.model.runner import Runner
 from serve_app.model.scheduler import Step
 from serve_app.settings import ModelTuning
-from tests.engine.test_engine import ending_of, value
+from tests.engine.engine_bench import ending_of
+from tests.engine.test_engine import value
 from tests.model import tiny
 
 NUM_SLOTS = 4
