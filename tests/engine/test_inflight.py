@@ -23,7 +23,7 @@ from serve_app.model.inflight import SlotsEngine
 from serve_app.model.runner import Runner
 from serve_app.model.scheduler import Step
 from serve_app.settings import ModelTuning
-from tests.engine.engine_bench import Items, ending_of, text_of
+from tests.engine.engine_bench import Items, ending_of, text_of, words
 from tests.engine.test_engine import read
 from tests.model import tiny
 
@@ -86,11 +86,6 @@ def alone(prompt: str, max_tokens: int) -> str:
     out = REFERENCE.generate(input_ids=ids, attention_mask=torch.ones_like(ids), generation_config=config)
     text: str = tiny.tokenizer().decode(out[0, ids.shape[1] :], skip_special_tokens=True)
     return text
-
-
-def words(count: int, seed: int) -> str:
-    choose = random.Random(seed)
-    return " ".join(f"w{choose.randrange(94)}" for _ in range(count))
 
 
 async def test_twenty_rows_through_four_slots_write_what_generate_writes_alone(start: Start) -> None:

@@ -14,9 +14,9 @@ from serve_app.model.along import Along
 from serve_app.model.engine import Stream
 from serve_app.model.inflight import SlotsEngine
 from serve_app.settings import ModelTuning
-from tests.engine.engine_bench import Items, ending_of, text_of
+from tests.engine.engine_bench import Items, ending_of, text_of, words
 from tests.engine.test_engine import read
-from tests.engine.test_inflight import GatedRunner, words
+from tests.engine.test_inflight import GatedRunner
 from tests.model import tiny
 
 FEW = tuple((token, 9.0) for token in (3, 4, 5, 6))  # with this bias a row says little but these words, and so again and again

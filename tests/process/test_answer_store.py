@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import itertools
-import multiprocessing
-import random
 from multiprocessing.connection import Connection
 
 from sqlalchemy import select
@@ -13,6 +11,7 @@ from serve_app.store.answers import AnswerStore, StoredAnswer
 from serve_app.store.database import Database
 from serve_app.store.schema import answers
 from tests.contract_store.answers import stored
+from tests.contract_store.killed import kill_while_storing
 
 KILLS = 50
 
@@ -32,25 +31,7 @@ def put_for_ever(url: str, first: int, said: Connection) -> None:
 
 def test_a_process_killed_while_it_stores_leaves_only_whole_answers(database: Database) -> None:
     store = AnswerStore(database)
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload([__name__])
-    chance, acknowledged = random.Random(7), -1
-    for _ in range(KILLS):
-        hear, said = context.Pipe(duplex=False)
-        child = context.Process(target=put_for_ever, args=(database.url, acknowledged + 1, said), daemon=True)
-        child.start()
-        said.close()
-        for _ in range(chance.randint(1, 6)):
-            acknowledged = hear.recv()
-        for _ in range(chance.randint(0, 150_000)):  # so that the kill comes anywhere inside the next store
-            pass
-        child.kill()
-        child.join(10)
-        while hear.poll():
-            try:
-                acknowledged = hear.recv()
-            except EOFError:
-                break
+    acknowledged = kill_while_storing(put_for_ever, database.url, KILLS, most=6)
     with database.read() as connection:
         assert connection.exec_driver_sql("PRAGMA integrity_check").scalar() == "ok"
         keys = list(connection.scalars(select(answers.c.key).order_by(answers.c.created_at)))

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import itertools
-import multiprocessing
 import pathlib
 import random
 from collections import Counter
@@ -19,6 +18,7 @@ from serve_app.settings import AppSettings
 from serve_app.store.answers import StoredAnswer
 from serve_app.store.valkey import ValkeyAnswers
 from tests.contract_store.answers import noise, stored
+from tests.contract_store.killed import kill_while_storing
 from tests.fast.fakes import ask, finish
 from tests.valkey.server import ValkeyServer
 
@@ -122,25 +122,7 @@ def put_for_ever(url: str, first: int, said: Connection) -> None:
 
 
 def test_a_process_killed_while_it_stores_leaves_only_whole_answers(server: ValkeyServer, store: ValkeyAnswers) -> None:
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload([__name__])
-    chance, acknowledged = random.Random(7), -1
-    for _ in range(KILLS):
-        hear, said = context.Pipe(duplex=False)
-        child = context.Process(target=put_for_ever, args=(server.url, acknowledged + 1, said), daemon=True)
-        child.start()
-        said.close()
-        for _ in range(chance.randint(1, 4)):
-            acknowledged = hear.recv()
-        for _ in range(chance.randint(0, 150_000)):  # so that the kill comes anywhere inside the next store
-            pass
-        child.kill()
-        child.join(10)
-        while hear.poll():
-            try:
-                acknowledged = hear.recv()
-            except EOFError:
-                break
+    acknowledged = kill_while_storing(put_for_ever, server.url, KILLS, most=4)
     numbers = sorted(int(entry.key, 16) for entry in store.page(Selection(), 1000))
     assert numbers == list(range(len(numbers)))
     assert acknowledged < len(numbers) <= acknowledged + 2, "what was said to be stored is there"
