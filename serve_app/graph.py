@@ -199,6 +199,10 @@ class FeedsDeployment:
     async def test_webhook(self, webhook_id: str) -> str | Failed:
         return await as_value(self._service.test_webhook(webhook_id))
 
+    async def rest(self) -> None:
+        """See FeedsLoop.rest; program/driver.py asks before it ends the program."""
+        self._service.rest()
+
     async def snapshot(self) -> Snapshot:
         return self._service.metrics.snapshot("Feeds", _replica_id())
 

@@ -76,6 +76,7 @@ class FeedsLoop:
         self._idle_wait_s = idle_wait_s
         self._must_sync = True
         self._must_recheck = False
+        self._rests = False
         self._asked = False  # somebody woke the loop: the list of due feeds may be another
         self._wakers = {name: asyncio.Event() for name in ("lease", "check", "pages", "summarise", "subscribe")}
         self._run: asyncio.Task[None] | None = None
@@ -115,6 +116,10 @@ class FeedsLoop:
         self._settings = settings
         self._must_sync = True
         self.wake()
+
+    def rest(self) -> None:
+        """Begin no further summary: the program stops, and until then its cores are for those who wait for an answer."""
+        self._rests = True
 
     def alive(self) -> bool:
         """True while `run` runs and is not stuck."""
@@ -240,7 +245,7 @@ class FeedsLoop:
                 slots.check()
                 settings, now = self._settings, self._now()
                 free = settings.max_in_flight - len(slots)
-                if free > 0 and now >= self._summariser.paused_until:
+                if free > 0 and not self._rests and now >= self._summariser.paused_until:
                     for article in await asyncio.to_thread(self._store.pending_articles, now, free, slots.keys):
                         slots.start(article.id, self._summariser.summarise(article, settings))
                 await self._wait("summarise", self._idle_wait_s)

@@ -230,6 +230,11 @@ class FeedsService:
         if self._loop is not None and not self._loop.alive():
             raise RuntimeError("the feeds loop is gone or stuck")
 
+    def rest(self) -> None:
+        """See FeedsLoop.rest."""
+        if self._loop is not None:
+            self._loop.rest()
+
     async def stop(self) -> None:
         """End the loop and let the next holder of the lease begin at once."""
         if self._task is not None:  # cancelled here, because a loop that has not begun yet does not know its task

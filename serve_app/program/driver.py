@@ -143,9 +143,12 @@ class Driver:
     async def _drain(self) -> None:
         from ray import serve
 
-        ingress, answers = (serve.get_deployment_handle(name, self._name) for name in ("Ingress", "AnswerCache"))
+        ingress, answers, feeds = (serve.get_deployment_handle(name, self._name) for name in ("Ingress", "AnswerCache", "Feeds"))
         limits = await _asked(ingress, "refuse_new")
-        await _asked(answers, "settings_error")  # so that the handle knows its replicas when the time is short
+        await asyncio.gather(
+            _asked(feeds, "rest"),
+            _asked(answers, "settings_error"),  # so that the handle knows its replicas when the time is short
+        )
         await self._wait_for_requests(ingress, time.monotonic() + max(limits, default=DRAIN_UNKNOWN_S))
         await _asked(answers, "give_up")
         await self._wait_for_requests(ingress, time.monotonic() + GIVE_UP_WAIT_S)

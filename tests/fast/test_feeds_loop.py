@@ -192,6 +192,21 @@ async def test_slots_refill_one_by_one_and_are_never_more_than_allowed(world: Wo
     assert len(world.model.asked) == 20
 
 
+async def test_at_a_stop_what_was_begun_ends_and_nothing_more_begins(world: World) -> None:
+    feed = world.fetcher.publish(URL)
+    for number in range(20):
+        feed.entry(f"e{number}")
+    world.model.hold()
+    async with world.running(settings_for(URL, max_in_flight=3)) as loop:
+        await until(lambda: world.model.num_live == 3)
+        loop.rest()
+        world.model.let_go()
+        await until(lambda: list(world.states().values()).count("done") == 3)
+        await world.rounds()
+    assert len(world.model.asked) == 3
+    assert list(world.states().values()).count("pending") == 17
+
+
 async def test_killed_in_the_middle_a_new_loop_finishes_everything_with_one_result_each(world: World) -> None:
     feed = world.fetcher.publish(URL)
     for number in range(6):

@@ -10,6 +10,7 @@ import socket
 import httpx
 import psutil
 import pytest
+import yaml
 
 from serve_app.program import leftovers
 from serve_app.store.database import Database
@@ -20,6 +21,7 @@ from tests.ray.program import Program
 NUM_STARTS = int(os.environ.get("FRUGAL_STARTS", "4"))  # CI takes 10, which would make `make test` too long
 NUM_READERS = 8
 LONG, SHORT = 1800, 24  # tokens: longer than any drain, and shorter
+DRAIN_S = {LONG: 5.0, SHORT: 12.0}  # with the first the stop takes at most 15 s; the second gives a slow machine the time for its answers
 STOPS = pytest.mark.parametrize(
     ("profile", "number", "max_tokens"),
     [
@@ -34,6 +36,7 @@ STOPS = pytest.mark.parametrize(
 
 @STOPS
 def test_a_stop_lets_an_answer_end_in_time_or_gives_it_an_error(program: Program, profile: str, number: int, max_tokens: int) -> None:
+    configure(program, DRAIN_S[max_tokens])
     restart(program, profile)
     readers = [Reader(program, f"Tell me about {profile} {number} {each}.", max_tokens) for each in range(NUM_READERS)]
     how_many = all if max_tokens == SHORT else any  # a batch of long ones does not end before the others begin
@@ -103,6 +106,14 @@ def assert_ended_in_order(program: Program) -> None:
     last = Ledger(database).replicas()[-1]
     database.close()
     assert (last.phase, last.stopped_at is not None) == ("stopped", True)
+
+
+def configure(program: Program, drain_s: float) -> None:
+    """From the next start on."""
+    config = yaml.safe_load(program.path.read_text())
+    ingress = next(found for found in config["applications"][0]["deployments"] if found["name"] == "Ingress")
+    ingress["user_config"]["drain_s"] = drain_s
+    program.write(config)
 
 
 def restart(program: Program, profile: str) -> None:
