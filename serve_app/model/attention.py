@@ -18,7 +18,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from serve_app.model.kvcache import LayerCache
-from serve_app.model.layout import Layout, Segment
+from serve_app.model.layout import Layout, Read, Segment
 
 NAME = "slots"
 
@@ -48,7 +48,7 @@ def run(query: Tensor, key: Tensor, value: Tensor, layout: Layout, layer: int, w
     plain = query.device.type == "cpu" or softcap > 0  # torch's fused attention has no cap
     num = len(layout.decodes)
     if num:
-        cache.write_tokens(layout.slots, layout.positions, key[:num], value[:num])
+        cache.write_tokens(layout.places, key[:num], value[:num])
         own = query[:num]
         out[:num] = _decode(own, cache, layout, window, scaling, softcap) if plain else _decode_fused(own, cache, layout, window, scaling)
     for segment in layout.segments:
@@ -62,27 +62,52 @@ def run(query: Tensor, key: Tensor, value: Tensor, layout: Layout, layer: int, w
 
 
 def _decode(query: Tensor, cache: LayerCache, layout: Layout, window: int, scaling: float, softcap: float) -> Tensor:
-    """The decoding tokens, [tokens, heads, dim]. Page by page: see kvcache.py."""
+    """The decoding tokens, [tokens, heads, dim]. By pages: see kvcache.py."""
     folded = _folded(query, cache.num_heads, layout) * scaling
-    rows, heads, queries, dim = folded.shape
-    size, num_pages = cache.page_tokens, len(layout.pages)
-    scores = folded.new_full((num_pages, rows, heads, queries, size), -torch.inf)
-    pages = [(part, *cache.page(number, layout.slots_of(part))) for number, part in enumerate(layout.pages)]
-    for number, (part, keys, _) in enumerate(pages):
-        scores[number, part] = torch.bmm(folded[part].flatten(0, 1), keys.transpose(1, 2)).unflatten(0, (-1, heads))
-    together = _capped(scores, softcap).permute(1, 2, 3, 0, 4).flatten(3)
-    together.unflatten(2, (layout.width, -1)).add_(layout.bias(window))
-    weights = together.softmax(-1)
-    sums = folded.new_zeros(num_pages, rows, heads, queries, dim)
-    for number, (part, _, values) in enumerate(pages):
-        own = weights[part, :, :, number * size : (number + 1) * size]
-        sums[number, part] = torch.bmm(own.flatten(0, 1), values).unflatten(0, (-1, heads))
-    return _unfolded(sums.sum(0), layout)
+    held = [(read, *cache.read(read.pages, layout.slots_of(read.rows), read.num_tokens)) for read in layout.reads]
+    found = [_by_row(torch.bmm(_for_pages(folded, read), keys.transpose(1, 2)), read, cache.num_heads) for read, keys, _ in held]
+    scores = found[0].flatten(3) if len(held) == 1 else _side_by_side(found, folded, layout)
+    scores = _capped(scores, softcap)
+    scores.unflatten(2, (layout.width, -1)).add_(layout.bias(window))
+    weights = scores.softmax(-1)
+    parts = [_by_row(torch.bmm(_of_pages(weights, read), values), read, cache.num_heads) for read, _, values in held]
+    sums = [part.sum(3) if part.shape[3] > 1 else part[:, :, :, 0] for part in parts]
+    out = sums[0]
+    for read, part in zip(layout.reads[1:], sums[1:], strict=True):
+        out[read.rows] += part
+    return _unfolded(out, layout)
+
+
+def _side_by_side(found: list[Tensor], folded: Tensor, layout: Layout) -> Tensor:
+    """The scores of all reads, [rows, kv heads, queries, positions]."""
+    shape = (*folded.shape[:3], layout.num_seen)
+    scores = folded.new_empty(shape) if layout.is_even else folded.new_full(shape, -torch.inf)
+    for read, part in zip(layout.reads, found, strict=True):
+        if isinstance(read.rows, slice):
+            scores[read.rows, :, :, read.seen].unflatten(3, (-1, read.num_tokens)).copy_(part)
+        else:
+            scores[read.rows, :, :, read.seen] = part.flatten(3)
+    return scores
+
+
+def _for_pages(folded: Tensor, read: Read) -> Tensor:
+    """The rows' queries once for each page: [pages * rows * kv heads, queries, dim]."""
+    own = folded[read.rows]
+    return own.expand(read.pages.stop - read.pages.start, *own.shape).flatten(0, 2)
+
+
+def _of_pages(weights: Tensor, read: Read) -> Tensor:
+    """The read's part of [rows, kv heads, queries, positions] as [pages * rows * kv heads, queries, tokens]."""
+    return weights[read.rows, :, :, read.seen].unflatten(3, (-1, read.num_tokens)).permute(3, 0, 1, 2, 4).flatten(0, 2)
+
+
+def _by_row(product: Tensor, read: Read, heads: int) -> Tensor:
+    """[pages * rows * kv heads, queries, width] to [rows, kv heads, queries, pages, width]."""
+    return product.unflatten(0, (read.pages.stop - read.pages.start, -1, heads)).permute(1, 2, 3, 0, 4)
 
 
 def _decode_fused(query: Tensor, cache: LayerCache, layout: Layout, window: int, scaling: float) -> Tensor:
-    stop = len(layout.pages) * cache.page_tokens
-    keys, values = cache.first(layout.slots_of(slice(0, layout.num_rows)), stop)
+    keys, values = cache.first(layout.slots_of(slice(0, layout.num_rows)), layout.num_seen)
     folded = _folded(query, cache.num_heads, layout)
     group = folded.shape[2] // layout.width
     bias = layout.bias(window).expand(-1, -1, -1, group, -1).flatten(2, 3)
@@ -113,7 +138,8 @@ def _prefill(
     for block in layout.blocks(segment, window):
         own = query[block.tokens]
         num = own.shape[0]
-        folded = own.unflatten(1, (heads, -1)).permute(1, 2, 0, 3).reshape(heads, -1, dim) * scaling
+        by_head = own.unflatten(1, (heads, -1)).permute(1, 2, 0, 3)
+        folded = torch.mul(by_head, scaling, out=own.new_empty(by_head.shape)).view(heads, -1, dim)
         scores = _capped(torch.bmm(folded, keys[:, block.seen].transpose(1, 2)), softcap)
         scores.view(heads, -1, num, scores.shape[-1])[..., block.masked].add_(block.bias)
         held = torch.bmm(scores.softmax(-1), values[:, block.seen])

@@ -25,15 +25,15 @@ def choose(logits: Tensor, rows: Sequence[Row], eos_ids: Sequence[int]) -> tuple
         choosers = [_chooser(row) for row in rows]
         adjust(logits, choosers, eos_ids)
         drawn_tokens = drawn(logits, choosers)
-        tokens = [] if len(drawn_tokens) == len(rows) else _best(logits)
+        tokens = [] if len(drawn_tokens) == len(rows) else best(logits)
         tokens = [drawn_tokens[row] if row in drawn_tokens else tokens[row] for row in range(len(rows))]
         return tokens, raw.of(tokens)
 
 
-def _best(logits: Tensor) -> list[int]:
-    """The first of the highest ones. By numpy on a CPU: for 32 rows of 49,152 it takes 0.07 ms on one core, torch 0.9 ms."""
-    best: list[int] = (logits.argmax(dim=-1) if logits.is_cuda else logits.numpy().argmax(-1)).tolist()
-    return best
+def best(logits: Tensor) -> list[int]:
+    """The first of each row's highest ones in fp32. By numpy on a CPU: for 32 rows of 49,152 it takes 0.07 ms on one core, torch 0.9 ms."""
+    tokens: list[int] = (logits.argmax(dim=-1) if logits.is_cuda else logits.numpy().argmax(-1)).tolist()
+    return tokens
 
 
 def _chooser(row: Row) -> Chooser | None:

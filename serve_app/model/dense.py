@@ -2,8 +2,9 @@
 
     tokens -> embedding -> layers x (norm, query+key+value, rotation, attention, output; norm, gate+up, down) -> norm -> logits
 
-Of each layer, query, key and value are one product, and gate and up another (linears.py). Every other model, and every GPU, runs through
-transformers' own modules (runner.py). Gives what they give, but for the rounding of bf16. Tests: tests/model/test_architectures.py.
+Of each layer, query, key and value are one product; gate, residual and what they are multiplied with or added to are part of another
+(linears.py). Every other model, and every GPU, runs through transformers' own modules (runner.py). Gives what they give, but for the
+rounding of bf16. Tests: tests/model/test_architectures.py.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ from torch.nn import functional
 
 from serve_app.model import attention
 from serve_app.model.layout import Layout
-from serve_app.model.linears import Linears, linears
+from serve_app.model.linears import Added, Gated, Linears, added, gated, linears
 
 # Whose layers are those above and nothing else. A subclass may differ in anything, so names are compared, not types.
 FAMILY = ("LlamaForCausalLM", "MistralForCausalLM", "Qwen2ForCausalLM", "Qwen3ForCausalLM")
@@ -55,56 +56,52 @@ class Dense:
                 hidden, mixed = hidden[wanted], mixed[wanted]
                 if not wanted.numel():
                     return hidden.new_empty(0, self._embed.num_embeddings)
-            hidden = hidden + layer.out(mixed)[0]
-            gate, up = layer.gate_up(layer.norm_after(hidden))
-            hidden += layer.down(functional.silu(gate).mul_(up))[0]
+            hidden = layer.out(mixed, hidden)
+            hidden = layer.down(layer.gate_up(layer.norm_after(hidden)), hidden)
         return self._head(self._norm(hidden))[0]
 
 
 @dataclass(frozen=True, slots=True)
 class _Layer:
-    """One decoder layer; `dim` of a head, `window` 0 where it sees everything."""
+    """One decoder layer; `num_heads` of queries and of keys, `dim` of a head, `window` 0 where it sees everything."""
 
-    qkv: Linears
-    out: Linears
-    gate_up: Linears
-    down: Linears
+    qk_v: Linears  # queries and keys as one, and values
+    out: Added
+    gate_up: Gated
+    down: Added
     norm: Norm
     norm_after: Norm
     norm_query: Norm | None
     norm_key: Norm | None
+    num_heads: tuple[int, int]
     dim: int
     window: int
     scaling: float
 
     def attend(self, hidden: Tensor, turn: tuple[Tensor, Tensor], layout: Layout, index: int) -> Tensor:
         """[tokens, heads * dim], before the output product."""
-        query, key, value = (part.unflatten(-1, (-1, self.dim)) for part in self.qkv(hidden))
+        both, value = (part.unflatten(-1, (-1, self.dim)) for part in self.qk_v(hidden))
         if self.norm_query is not None and self.norm_key is not None:
-            query, key = self.norm_query(query), self.norm_key(key)
-        query, key = _rotate(query, *turn), _rotate(key, *turn)
+            query, key = both.split(self.num_heads, 1)
+            both = torch.cat((self.norm_query(query), self.norm_key(key)), 1)
+        query, key = _rotate(both, *turn).split(self.num_heads, 1)
         return attention.run(query, key, value, layout, index, self.window, self.scaling).flatten(1)
 
 
-def _groups(layer: Any) -> tuple[list[Any], ...]:
-    own, mlp = layer.self_attn, layer.mlp
-    return [own.q_proj, own.k_proj, own.v_proj], [own.o_proj], [mlp.gate_proj, mlp.up_proj], [mlp.down_proj]
-
-
 def _layer(layer: Any, config: Any, keep: bool) -> _Layer:
-    own = layer.self_attn
+    own, mlp = layer.self_attn, layer.mlp
     window = getattr(own, "sliding_window", None) if hasattr(own, "sliding_window") else getattr(config, "sliding_window", None)
     query_norm, key_norm = (getattr(own, name, None) for name in ("q_norm", "k_norm"))
-    qkv, out, gate_up, down = (linears(group, keep) for group in _groups(layer))
     return _Layer(
-        qkv,
-        out,
-        gate_up,
-        down,
+        qk_v=linears([own.q_proj, own.k_proj, own.v_proj], keep, (2, 1)),
+        out=added(own.o_proj, keep),
+        gate_up=gated(mlp.gate_proj, mlp.up_proj, keep),
+        down=added(mlp.down_proj, keep),
         norm=_norm(layer.input_layernorm),
         norm_after=_norm(layer.post_attention_layernorm),
         norm_query=None if query_norm is None else _norm(query_norm),
         norm_key=None if key_norm is None else _norm(key_norm),
+        num_heads=(own.q_proj.out_features // own.head_dim, own.k_proj.out_features // own.head_dim),
         dim=own.head_dim,
         window=window or 0,
         scaling=own.scaling,

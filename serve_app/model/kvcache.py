@@ -1,8 +1,9 @@
 """Keys and values of the sequences in flight: one slot each, in pages that matrix products on a CPU read as they lie.
 
-Per layer, keys and values are [pages, slots, kv heads, page tokens, head dim]: the same page of neighbouring slots is one piece of memory,
-and torch's batched products copy anything that is not. On a GPU, whose attention kernels read slices, a slot is one page.
-Sized by whoever makes it. Knows slots and positions; must not know who owns them. Tests: tests/engine/test_attention.py.
+Per layer, keys and values are [pages, slots, kv heads, page tokens, head dim]. The same page of neighbouring slots is one piece of memory,
+and so are neighbouring pages of all slots; torch's batched products copy anything that is not. On a GPU, whose attention kernels read
+slices, a slot is one page. Sized by whoever makes it. Knows slots and positions; must not know who owns them.
+Tests: tests/engine/test_attention.py.
 """
 
 from __future__ import annotations
@@ -30,48 +31,62 @@ class LayerCache:
         shape = (num_pages, num_slots, heads, page_tokens, dim)
         self._keys, self._values = (_zeros(shape, dtype, device) for _ in range(2))
 
-    def write_tokens(self, slots: Tensor, positions: Tensor, key: Tensor, value: Tensor) -> None:
-        """One token into each of these slots: [tokens, kv heads, head dim]."""
-        pages, at = positions // self.page_tokens, positions % self.page_tokens
-        self._keys[pages, slots, :, at] = key
-        self._values[pages, slots, :, at] = value
+    def write_tokens(self, places: Tensor, key: Tensor, value: Tensor) -> None:
+        """Tokens [tokens, kv heads, head dim] to where SlotCache.places says."""
+        for held, new in ((self._keys, key), (self._values, value)):
+            held.view(-1, held.shape[-1]).index_copy_(0, places, new.flatten(0, 1))
 
     def write(self, slot: int, start: int, key: Tensor, value: Tensor) -> None:
         """Tokens [tokens, kv heads, head dim] from a position on, into one slot."""
-        done = 0
-        while done < key.shape[0]:
-            page, at = divmod(start + done, self.page_tokens)
-            num = min(self.page_tokens - at, key.shape[0] - done)
-            self._keys[page, slot, :, at : at + num] = key[done : done + num].transpose(0, 1)
-            self._values[page, slot, :, at : at + num] = value[done : done + num].transpose(0, 1)
-            done += num
+        for held, new in ((self._keys, key), (self._values, value)):
+            done = 0
+            for pages, tokens in self._pieces(start, start + new.shape[0]):
+                num = (pages.stop - pages.start) * (tokens.stop - tokens.start)
+                piece = new[done : done + num].unflatten(0, (pages.stop - pages.start, -1))  # [pages, tokens, heads, dim]
+                held[pages, slot, :, tokens] = piece.transpose(1, 2)
+                done += num
 
-    def page(self, number: int, rows: Rows) -> tuple[Tensor, Tensor]:
-        """Keys and values of one page, [rows * kv heads, page tokens, head dim]: neighbours as they lie, others copied together."""
-        return self._keys[number][rows].flatten(0, 1), self._values[number][rows].flatten(0, 1)
+    def read(self, pages: slice, slots: Rows, num_tokens: int) -> tuple[Tensor, Tensor]:
+        """Keys and values of the first tokens of each page, [pages * slots * kv heads, tokens, head dim]; copied if not one piece."""
+        near = isinstance(slots, slice)
+        keys, values = (held[pages, slots] if near else held[pages].index_select(1, slots) for held in (self._keys, self._values))
+        return keys[:, :, :, :num_tokens].flatten(0, 2), values[:, :, :, :num_tokens].flatten(0, 2)
 
-    def first(self, rows: Rows, num_tokens: int) -> tuple[Tensor, Tensor]:
-        """Keys and values of the first tokens, [rows, kv heads, tokens, head dim]."""
-        pages = range(-(-num_tokens // self.page_tokens))
-        keys, values = (
-            held[0][rows] if len(pages) == 1 else torch.cat([held[page][rows] for page in pages], -2) for held in (self._keys, self._values)
-        )
+    def first(self, slots: Rows, num_tokens: int) -> tuple[Tensor, Tensor]:
+        """Keys and values of the first tokens, [slots, kv heads, tokens, head dim]."""
+        pages = slice(0, -(-num_tokens // self.page_tokens))
+        keys, values = (held[pages][:, slots].permute(1, 2, 0, 3, 4).flatten(2, 3) for held in (self._keys, self._values))
         return keys[:, :, :num_tokens], values[:, :, :num_tokens]
 
     def copy(self, source: int, target: int, num_tokens: int) -> None:
         """A prefix, from slot to slot."""
         for held in (self._keys, self._values):
-            for page in range(-(-num_tokens // self.page_tokens)):
-                num = min(self.page_tokens, num_tokens - page * self.page_tokens)
-                held[page, target, :, :num] = held[page, source, :, :num]
+            for pages, tokens in self._pieces(0, num_tokens):
+                held[pages, target, :, tokens] = held[pages, source, :, tokens]
+
+    def _pieces(self, start: int, stop: int) -> list[tuple[slice, slice]]:
+        """Positions as whole pages with what is before and after them: of these pages, these tokens of each."""
+        size = self.page_tokens
+        first, last = -(-start // size), stop // size  # the whole pages
+        if first > last:  # within one page
+            return [(slice(last, first), slice(start - last * size, stop - last * size))]
+        pieces = []
+        if start % size:
+            pieces.append((slice(first - 1, first), slice(start % size, size)))
+        if first < last:
+            pieces.append((slice(first, last), slice(0, size)))
+        if stop % size:
+            pieces.append((slice(last, last + 1), slice(0, stop % size)))
+        return pieces
 
 
 def _zeros(shape: tuple[int, ...], dtype: torch.dtype, device: str) -> Tensor:
-    """On a CPU, memory that the process takes only where it is written: most sequences never fill their slot."""
+    """On a CPU, memory that the process takes only where it is written, not where it is read: most sequences never fill their slot."""
     if device != "cpu":
         return torch.zeros(shape, dtype=dtype, device=device)
     count = math.prod(shape)
-    return torch.frombuffer(mmap.mmap(-1, count * dtype.itemsize), dtype=dtype, count=count).view(shape)
+    memory = mmap.mmap(-1, count * dtype.itemsize, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)  # a shared one is taken by reading, too
+    return torch.frombuffer(memory, dtype=dtype, count=count).view(shape)
 
 
 class SlotCache:
@@ -97,7 +112,16 @@ class SlotCache:
                 f"the KV cache takes {size / 1e6:,.0f} MB ({factors}), and {free / 1e6:,.0f} MB are free; "
                 "lower model.kv_cache_mb or model.max_context"
             )
+        self.num_slots, self._heads = num_slots, heads
+        self.all_slots = slice(0, num_slots)
         self.layers = [LayerCache(num_slots, num_pages, self.page_tokens, heads, dim, dtype, device) for _ in range(layers)]
+
+    def places(self, slots: Tensor, positions: Tensor) -> Tensor:
+        """Where a layer holds these tokens' heads, for `write_tokens`: [tokens * kv heads]."""
+        heads = torch.arange(self._heads, device=self.device)
+        pages, at = positions // self.page_tokens, positions % self.page_tokens
+        by_head = ((pages * self.num_slots + slots)[:, None] * self._heads + heads) * self.page_tokens + at[:, None]
+        return by_head.flatten()
 
     def copy(self, source: int, target: int, num_tokens: int) -> None:
         """The keys and values of a prefix, from slot to slot."""

@@ -19,6 +19,8 @@ from serve_app.model.kvcache import Rows, SlotCache
 
 QUERIES = 128  # of a chunk that are computed at once on a CPU, against the keys up to the last of them
 MAX_SPREAD = 2  # reading twice the slots in place still costs less than copying the wanted ones together
+NEARLY_ALL = 0.9  # of the slots: then all of them are rows, and their pages one product
+TAIL_TOKENS = 64  # copying these out of a page costs less than reading all of it; always so many, because each shape has kernels of its own
 
 
 @dataclass(slots=True)
@@ -49,6 +51,16 @@ class Block:
     bias: Tensor
 
 
+@dataclass(frozen=True, slots=True)
+class Read:
+    """Pages of the cache that one product reads for some rows: the first `num_tokens` of each page, which are the positions `seen`."""
+
+    pages: slice
+    rows: Rows
+    num_tokens: int
+    seen: slice
+
+
 @dataclass(slots=True)
 class Layout:
     """Which packed token belongs where, for one step.
@@ -60,13 +72,13 @@ class Layout:
     cache: SlotCache
     decodes: Sequence[tuple[int, int]]  # slot and position of each decoding token, in their packed order; those of a slot in a row
     segments: Sequence[Segment]
-    slots: Tensor = field(init=False)  # of the decoding tokens
-    positions: Tensor = field(init=False)
+    positions: Tensor = field(init=False)  # of the decoding tokens
+    places: Tensor = field(init=False)  # of the decoding tokens in a layer of the cache
     num_rows: int = field(init=False)
     width: int = field(init=False)
     is_whole: bool = field(init=False)  # the decoding tokens are the rows' queries as they come
     at: Tensor = field(init=False)  # each decoding token's query: row * width + its number in the row
-    pages: list[Rows] = field(init=False)  # for each page of the cache, which rows reach into it
+    reads: list[Read] = field(init=False)  # all pages that any row reaches, in their order; the first is for every row
     _first_slot: int | None = field(init=False)  # the rows are neighbouring slots from here on; None: those of `_row_slots`
     _row_slots: Tensor = field(init=False)
     _biases: dict[int, Tensor] = field(init=False, default_factory=dict)
@@ -74,8 +86,9 @@ class Layout:
 
     def __post_init__(self) -> None:
         device = self.cache.device
-        self.slots = torch.tensor([slot for slot, _ in self.decodes], device=device)
-        self.positions = torch.tensor([position for _, position in self.decodes], device=device)
+        decoding = torch.tensor([slot for slot, _ in self.decodes], device=device, dtype=torch.long)
+        self.positions = torch.tensor([position for _, position in self.decodes], device=device, dtype=torch.long)
+        self.places = self.cache.places(decoding, self.positions)
         last: dict[int, int] = {}  # slot -> its last decoding position
         numbers: list[int] = []  # of each decoding token in its row
         for slot, position in self.decodes:
@@ -84,6 +97,8 @@ class Layout:
         slots = list(last)
         first, stop = (min(slots), max(slots) + 1) if slots else (0, 0)
         near = stop - first <= MAX_SPREAD * len(slots)
+        if slots and stop - first >= NEARLY_ALL * self.cache.num_slots:
+            first, stop, near = 0, self.cache.num_slots, True  # nearly all are all: see _read
         self._first_slot = first if near else None
         self._row_slots = torch.tensor(slots, device=device)
         self.num_rows = stop - first if near else len(slots)
@@ -93,16 +108,37 @@ class Layout:
         self.at = torch.tensor(at, device=device)
         self.is_whole = at == list(range(self.num_rows * self.width))
         ends = [(row_of[slot], position) for slot, position in last.items()]
-        num_pages = max(last.values(), default=-1) // self.cache.page_tokens + 1
-        self.pages = [self._page(number * self.cache.page_tokens, ends) for number in range(num_pages)]
+        self.reads = []
+        for start in range(0, max(last.values(), default=-1) + 1, self.cache.page_tokens):
+            self._read(start, ends)
 
-    def _page(self, start: int, ends: list[tuple[int, int]]) -> Rows:
-        """Which rows reach that position."""
-        reaching = [row for row, position in ends if position >= start]
-        first, last = min(reaching), max(reaching)
-        if last - first + 1 <= MAX_SPREAD * len(reaching):
-            return slice(first, last + 1)
-        return torch.tensor(reaching, device=self.positions.device)
+    @property
+    def num_seen(self) -> int:
+        """Of how many positions every row's scores are computed, masked or not."""
+        return self.reads[-1].seen.stop if self.reads else 0
+
+    @property
+    def is_even(self) -> bool:
+        """Every read is for every row."""
+        return all(isinstance(read.rows, slice) and read.rows == slice(0, self.num_rows) for read in self.reads)
+
+    def _read(self, start: int, ends: list[tuple[int, int]]) -> None:
+        """The page from that position on, of the rows that reach it; together with the one before it where both are read of all slots."""
+        size = self.cache.page_tokens
+        number, reaching = start // size, [row for row, position in ends if position >= start]
+        first, stop = min(reaching), max(reaching) + 1
+        everything = self.cache.all_slots
+        rows: Rows = slice(first, stop)
+        if self.num_rows == everything.stop and stop - first >= NEARLY_ALL * everything.stop:
+            rows = everything
+        elif stop - first > MAX_SPREAD * len(reaching):
+            rows = torch.tensor(reaching, device=self.positions.device)
+        num = TAIL_TOKENS if max(position for _, position in ends) < start + TAIL_TOKENS < start + size else size
+        before = self.reads[-1] if self.reads else None
+        if before is not None and all(each is everything for each in (before.rows, rows)) and num == size:
+            self.reads[-1] = Read(slice(before.pages.start, number + 1), rows, size, slice(before.seen.start, start + size))
+        else:
+            self.reads.append(Read(slice(number, number + 1), rows, num, slice(start, start + num)))
 
     def slots_of(self, rows: Rows) -> Rows:
         """The slots of some rows."""
@@ -113,12 +149,12 @@ class Layout:
         return rows + self._first_slot
 
     def bias(self, window: int) -> Tensor:
-        """[rows, 1, width, 1, pages * page tokens], 0 where a query may look and -inf where not; `window` 0: everything before it."""
+        """[rows, 1, width, 1, positions], 0 where a query may look and -inf where not; `window` 0: everything before it."""
         if window not in self._biases:
             device = self.positions.device
             last = torch.zeros(self.num_rows * self.width, dtype=torch.long, device=device)  # queries of nobody must see something, too
             last[self.at] = self.positions
-            at, last = torch.arange(len(self.pages) * self.cache.page_tokens, device=device), last[:, None]
+            at, last = torch.arange(self.num_seen, device=device), last[:, None]
             hidden = at > last
             if window:
                 hidden |= at <= last - window

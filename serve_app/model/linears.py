@@ -6,13 +6,15 @@
     unpacked   all of a layer's weights unpacked for one product of many tokens, and thrown away
     kept       unpacked once, in bf16 and in oneDNN's own order: the quickest at every number of tokens, 2 bytes a weight more
 
-Outputs are those of `torch.nn.Linear`, one per layer. Tests: tests/model/test_linears.py.
+Outputs are those of `torch.nn.Linear`, one per layer. What a decoder layer does with them next, a gate or a residual, is part of the
+product where weights are kept: oneDNN does it before an output leaves the core's registers. Tests: tests/model/test_linears.py.
 """
 
 from __future__ import annotations
 
 import contextlib
 import copy
+import itertools
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
@@ -22,19 +24,46 @@ from torch.nn import functional
 
 MIN_TOKENS = 256  # measured on AVX512-BF16: packed and unpacked are equal at about 230
 
+_linear = torch.ops.mkldnn._linear_pointwise  # (tokens, ordered weight, bias, what follows, its scalars, its algorithm)
+_linear_with = torch.ops.mkldnn._linear_pointwise.binary  # (tokens, other operand, ordered weight, bias, what follows)
+
 Linears = Callable[[Tensor], tuple[Tensor, ...]]
+Gated = Callable[[Tensor], Tensor]
+Added = Callable[[Tensor, Tensor], Tensor]
 
 
-def linears(layers: Sequence[Any], keep: bool) -> Linears:
-    """A function of [tokens, inputs] to one [tokens, outputs] per layer; the layers are as before afterwards.
+def linears(layers: Sequence[Any], keep: bool, groups: Sequence[int] = ()) -> Linears:
+    """A function of [tokens, inputs] to one [tokens, outputs] per layer, or per group of so many layers; these are as before afterwards.
 
     `keep`: with a bf16 copy of the weights, where this CPU has a use for one.
     """
     if keep and all(can_keep(layer) for layer in layers):
-        return _kept(layers)
-    if all(is_packed(layer) for layer in layers):
-        return _packed(layers)
-    return lambda tokens: tuple(layer(tokens) for layer in layers)
+        return _kept(layers, groups)
+    run = _packed(layers) if all(is_packed(layer) for layer in layers) else _each(layers)
+    return _joined(run, groups) if groups else run
+
+
+def gated(gate: Any, up: Any, keep: bool) -> Gated:
+    """A function of [tokens, inputs] to silu(gate) * up (SwiGLU, https://arxiv.org/abs/2002.05202); `keep` as above."""
+    if keep and can_keep(gate) and can_keep(up):
+        of_gate, of_up = _ordered([gate]), _ordered([up])
+        return lambda tokens: _linear_with(tokens, _linear(tokens, *of_gate, "swish", [], ""), *of_up, "mul")
+    both = linears([gate, up], keep)
+
+    def run(tokens: Tensor) -> Tensor:
+        opened, held = both(tokens)
+        return functional.silu(opened).mul_(held)
+
+    return run
+
+
+def added(layer: Any, keep: bool) -> Added:
+    """A function of [tokens, inputs] and a residual [tokens, outputs] to their sum; `keep` as above."""
+    if keep and can_keep(layer):
+        ordered = _ordered([layer])
+        return lambda tokens, residual: _linear_with(tokens, residual, *ordered, "add")
+    run = linears([layer], keep)
+    return lambda tokens, residual: residual + run(tokens)[0]
 
 
 @contextlib.contextmanager
@@ -85,26 +114,43 @@ def unpack(layer: Any) -> Callable[[], Tensor]:
     return lambda: dequantize_4bit(weight, state)
 
 
-def _kept(layers: Sequence[Any]) -> Linears:
-    weight = torch.cat([unpack(layer)() if is_packed(layer) else layer.weight.data for layer in layers])
-    bias = _bias(layers, weight)
-    sizes = [layer.out_features for layer in layers]
-    ordered = torch.ops.mkldnn._reorder_linear_weight(weight.contiguous())
+def _each(runs: Sequence[Callable[[Tensor], Tensor]]) -> Linears:
+    return lambda tokens: tuple(run(tokens) for run in runs)
+
+
+def _joined(run: Linears, groups: Sequence[int]) -> Linears:
+    def joined(tokens: Tensor) -> tuple[Tensor, ...]:
+        parts = iter(run(tokens))
+        return tuple(torch.cat(tuple(itertools.islice(parts, num)), -1) for num in groups)
+
+    return joined
+
+
+def _kept(layers: Sequence[Any], groups: Sequence[int]) -> Linears:
+    ordered = _ordered(layers)
+    outputs = iter([layer.out_features for layer in layers])
+    sizes = [sum(itertools.islice(outputs, num)) for num in groups or [1] * len(layers)]
 
     def run(tokens: Tensor) -> tuple[Tensor, ...]:
-        out: Tensor = torch.ops.mkldnn._linear_pointwise(tokens, ordered, bias, "none", [], "")
+        out: Tensor = _linear(tokens, *ordered, "none", [], "")
         return out.split(sizes, -1) if len(sizes) > 1 else (out,)
 
     return run
 
 
+def _ordered(layers: Sequence[Any]) -> tuple[Tensor, Tensor | None]:
+    """Weights in oneDNN's order and the bias, of the layers below one another."""
+    weight = torch.cat([unpack(layer)() if is_packed(layer) else layer.weight.data for layer in layers])
+    return torch.ops.mkldnn._reorder_linear_weight(weight.contiguous()), _bias(layers, weight)
+
+
 def _packed(layers: Sequence[Any]) -> Linears:
     unpacks = [unpack(layer) for layer in layers]
-    fused = [layer.forward for layer in layers]
+    fused = _each([layer.forward for layer in layers])
 
     def run(tokens: Tensor) -> tuple[Tensor, ...]:
         if tokens.numel() < MIN_TOKENS * tokens.shape[-1] or tokens.dtype != torch.bfloat16:
-            return tuple(forward(tokens) for forward in fused)
+            return fused(tokens)
         return tuple(functional.linear(tokens, weight(), layer.bias) for weight, layer in zip(unpacks, layers, strict=True))
 
     return run

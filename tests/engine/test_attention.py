@@ -43,7 +43,7 @@ def expected(query: Tensor, keys: Tensor, values: Tensor, window: int) -> Tensor
 
 @pytest.mark.parametrize("fused", [False, True], ids=["products", "fused"])
 @pytest.mark.parametrize("window", [0, 5, 40])
-@pytest.mark.parametrize("seed", range(6))
+@pytest.mark.parametrize("seed", range(12))
 def test_every_packed_token_attends_to_its_own_slot_up_to_itself(
     seed: int, window: int, fused: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -51,9 +51,10 @@ def test_every_packed_token_attends_to_its_own_slot_up_to_itself(
         monkeypatch.setattr(attention, "_decode", lambda *words: attention._decode_fused(*words[:-1]))  # without the cap of the scores
         monkeypatch.setattr(attention, "_prefill", lambda *words: attention._prefill_fused(*words[:-1]))
     monkeypatch.setattr(layout, "QUERIES", 7)
+    monkeypatch.setattr(layout, "TAIL_TOKENS", 5)
     torch.manual_seed(seed)
     choose = random.Random(seed)
-    num_slots = choose.choice([8, 40])  # in 40 slots the used ones are far from each other
+    num_slots = choose.choice([7, 8, 40])  # all are used; most; they are far from each other
     cache = make_cache(num_slots)
     slots = choose.sample(range(num_slots), 7)
     decoding, prefilling = slots[: choose.randint(0, 5)], slots[5:]
@@ -75,6 +76,22 @@ def test_every_packed_token_attends_to_its_own_slot_up_to_itself(
         for number, index in enumerate(indices):
             seen = len(history[slot][0]) + number + 1
             torch.testing.assert_close(out[index], expected(query[index], keys[:seen], values[:seen], window))
+
+
+@pytest.mark.parametrize("seed", range(30))
+def test_every_row_is_read_as_far_as_it_reaches_and_nothing_twice(seed: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(layout, "TAIL_TOKENS", 5)
+    choose = random.Random(seed)
+    num_slots = choose.choice([6, 8, 40])
+    ends = {slot: choose.randrange(SLOT_TOKENS) for slot in choose.sample(range(num_slots), choose.randint(1, 6))}
+    made = Layout(make_cache(num_slots), list(ends.items()), [])
+    read: list[tuple[int, int]] = []  # slot and position
+    for each in made.reads:
+        numbers = made.slots_of(each.rows)
+        slots = range(num_slots)[numbers] if isinstance(numbers, slice) else numbers.tolist()
+        read += [(slot, position) for slot in slots for position in range(SLOT_TOKENS + PAGE)[each.seen]]
+    assert len(set(read)) == len(read)
+    assert {(slot, position) for slot, end in ends.items() for position in range(end + 1)} <= set(read)
 
 
 def test_a_copied_prefix_is_the_same_and_what_follows_it_stays() -> None:

@@ -25,6 +25,7 @@ from torch import Tensor
 
 from serve_app.bench.engine.arms import Bench
 from serve_app.bench.engine.workloads import prose_ids
+from serve_app.model.choose import best
 from serve_app.model.linears import is_packed, quick
 from serve_app.model.measure import timed_generate
 from serve_app.model.openmp import compute_apart
@@ -149,7 +150,7 @@ def _runner_decode(runner: Runner, ids: list[int], num_steps: int) -> float:
             step, _ = scheduler.plan(0.0)
             if not step.chunks and not num_done:
                 began_at = time.perf_counter()
-            tokens = runner.run(step).argmax(-1).tolist()
+            tokens = best(runner.run(step).float())
             scheduler.settle(step, [[token] for token in tokens], ())
             num_done += not step.chunks
         return (time.perf_counter() - began_at) / num_steps
