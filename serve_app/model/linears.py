@@ -24,12 +24,10 @@ from torch.nn import functional
 
 MIN_TOKENS = 256  # measured on AVX512-BF16: packed and unpacked are equal at about 230
 
-_linear = torch.ops.mkldnn._linear_pointwise  # (tokens, ordered weight, bias, what follows, its scalars, its algorithm)
-_linear_with = torch.ops.mkldnn._linear_pointwise.binary  # (tokens, other operand, ordered weight, bias, what follows)
-
 Linears = Callable[[Tensor], tuple[Tensor, ...]]
 Gated = Callable[[Tensor], Tensor]
 Added = Callable[[Tensor, Tensor], Tensor]
+Ordered = tuple[Tensor, Tensor | None]  # weights in oneDNN's order, and the bias
 
 
 def linears(layers: Sequence[Any], keep: bool, groups: Sequence[int] = ()) -> Linears:
@@ -47,7 +45,7 @@ def gated(gate: Any, up: Any, keep: bool) -> Gated:
     """A function of [tokens, inputs] to silu(gate) * up (SwiGLU, https://arxiv.org/abs/2002.05202); `keep` as above."""
     if keep and can_keep(gate) and can_keep(up):
         of_gate, of_up = _ordered([gate]), _ordered([up])
-        return lambda tokens: _linear_with(tokens, _linear(tokens, *of_gate, "swish", [], ""), *of_up, "mul")
+        return lambda tokens: _product_with(tokens, _product(tokens, of_gate, "swish"), of_up, "mul")
     both = linears([gate, up], keep)
 
     def run(tokens: Tensor) -> Tensor:
@@ -61,7 +59,7 @@ def added(layer: Any, keep: bool) -> Added:
     """A function of [tokens, inputs] and a residual [tokens, outputs] to their sum; `keep` as above."""
     if keep and can_keep(layer):
         ordered = _ordered([layer])
-        return lambda tokens, residual: _linear_with(tokens, residual, *ordered, "add")
+        return lambda tokens, residual: _product_with(tokens, residual, ordered, "add")
     run = linears([layer], keep)
     return lambda tokens, residual: residual + run(tokens)[0]
 
@@ -132,14 +130,26 @@ def _kept(layers: Sequence[Any], groups: Sequence[int]) -> Linears:
     sizes = [sum(itertools.islice(outputs, num)) for num in groups or [1] * len(layers)]
 
     def run(tokens: Tensor) -> tuple[Tensor, ...]:
-        out: Tensor = _linear(tokens, *ordered, "none", [], "")
+        out = _product(tokens, ordered, "none")
         return out.split(sizes, -1) if len(sizes) > 1 else (out,)
 
     return run
 
 
-def _ordered(layers: Sequence[Any]) -> tuple[Tensor, Tensor | None]:
-    """Weights in oneDNN's order and the bias, of the layers below one another."""
+def _product(tokens: Tensor, ordered: Ordered, then: str) -> Tensor:
+    """oneDNN's, with what follows for each output (looked up here: a build of torch may be without it)."""
+    out: Tensor = torch.ops.mkldnn._linear_pointwise(tokens, *ordered, then, [], "")
+    return out
+
+
+def _product_with(tokens: Tensor, other: Tensor, ordered: Ordered, how: str) -> Tensor:
+    """The same, each output added to or multiplied with one of `other`."""
+    out: Tensor = torch.ops.mkldnn._linear_pointwise.binary(tokens, other, *ordered, how)
+    return out
+
+
+def _ordered(layers: Sequence[Any]) -> Ordered:
+    """The layers below one another."""
     weight = torch.cat([unpack(layer)() if is_packed(layer) else layer.weight.data for layer in layers])
     return torch.ops.mkldnn._reorder_linear_weight(weight.contiguous()), _bias(layers, weight)
 
