@@ -172,8 +172,10 @@ async def _asked(handle: Any, method: str) -> list[float]:
     try:
         answers = await handle.broadcast(method).results_async(timeout_s=BROADCAST_S, return_exceptions=True)
     except Exception as error:
-        print(f"{method}: {type(error).__name__}: {error}", file=sys.stderr)  # noqa: T201 (the log)
-        return []
+        answers = [error]
+    for failed in answers:
+        if isinstance(failed, Exception):
+            print(f"{method}: {type(failed).__name__}: {failed}", file=sys.stderr)  # noqa: T201 (the log)
     return [answer for answer in answers if isinstance(answer, int | float)]
 
 
