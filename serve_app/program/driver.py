@@ -1,7 +1,7 @@
 """The child of the launcher that holds Ray: starts Ray and Serve, deploys the configuration, says what happens, and ends all in order.
 
 What it says are JSON lines on a pipe; what Ray prints goes to the log. It stops on SIGTERM or SIGINT, and when the launcher dies: no more
-questions, the running ones get `drain_s` seconds, what is left then gets a proper error, then Serve and Ray end.
+questions or summaries, what runs gets `drain_s` seconds, what is left then gets a proper error, then Serve and Ray end.
 With graph.py and handles.py the only file that imports Ray (and config_file.py its schema). Tests: tests/ray.
 """
 
