@@ -64,7 +64,7 @@ def run(query: Tensor, key: Tensor, value: Tensor, layout: Layout, layer: int, w
 def _decode(query: Tensor, cache: LayerCache, layout: Layout, window: int, scaling: float, softcap: float) -> Tensor:
     """The decoding tokens, [tokens, heads, dim]. By pages: see kvcache.py."""
     folded = _folded(query, cache.num_heads, layout) * scaling
-    held = [(read, *cache.read(read.pages, layout.slots_of(read.rows), read.num_tokens)) for read in layout.reads]
+    held = [(read, *cache.read(read.pages, read.slots, read.num_tokens)) for read in layout.reads]
     found = [_by_row(torch.bmm(_for_pages(folded, read), keys.transpose(1, 2)), read, cache.num_heads) for read, keys, _ in held]
     scores = found[0].flatten(3) if len(held) == 1 else _side_by_side(found, folded, layout)
     scores = _capped(scores, softcap)

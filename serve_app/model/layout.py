@@ -10,7 +10,7 @@ Tests: tests/engine/test_attention.py.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import torch
 from torch import Tensor
@@ -57,6 +57,7 @@ class Read:
 
     pages: slice
     rows: Rows
+    slots: Rows  # of those rows
     num_tokens: int
     seen: slice
 
@@ -136,9 +137,9 @@ class Layout:
         num = TAIL_TOKENS if max(position for _, position in ends) < start + TAIL_TOKENS < start + size else size
         before = self.reads[-1] if self.reads else None
         if before is not None and all(each is everything for each in (before.rows, rows)) and num == size:
-            self.reads[-1] = Read(slice(before.pages.start, number + 1), rows, size, slice(before.seen.start, start + size))
+            self.reads[-1] = replace(before, pages=slice(before.pages.start, number + 1), seen=slice(before.seen.start, start + size))
         else:
-            self.reads.append(Read(slice(number, number + 1), rows, num, slice(start, start + num)))
+            self.reads.append(Read(slice(number, number + 1), rows, self.slots_of(rows), num, slice(start, start + num)))
 
     def slots_of(self, rows: Rows) -> Rows:
         """The slots of some rows."""

@@ -87,8 +87,7 @@ def test_every_row_is_read_as_far_as_it_reaches_and_nothing_twice(seed: int, mon
     made = Layout(make_cache(num_slots), list(ends.items()), [])
     read: list[tuple[int, int]] = []  # slot and position
     for each in made.reads:
-        numbers = made.slots_of(each.rows)
-        slots = range(num_slots)[numbers] if isinstance(numbers, slice) else numbers.tolist()
+        slots = range(num_slots)[each.slots] if isinstance(each.slots, slice) else each.slots.tolist()
         read += [(slot, position) for slot in slots for position in range(SLOT_TOKENS + PAGE)[each.seen]]
     assert len(set(read)) == len(read)
     assert {(slot, position) for slot, end in ends.items() for position in range(end + 1)} <= set(read)
